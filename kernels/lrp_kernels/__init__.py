@@ -1,0 +1,1 @@
+"""Operators of lrp_hooks: LRP gradients and relevance reductions on plain tensors."""

@@ -1,0 +1,19 @@
+"""The base class of every autograd function that implements an LRP rule."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class RuleFunction(torch.autograd.Function):
+    """An autograd function whose gradient is an LRP rule.
+
+    The walk over the autograd graph (`lrp_hooks.walk`) accepts nodes of subclasses as claimed; any other
+    custom function counts as unknown.
+    """
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype rules are evaluated in: float64 stays, everything else is float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

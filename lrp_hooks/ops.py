@@ -1,0 +1,39 @@
+"""The one door to the operators: rules import from here, never from the kernels.
+
+The reference operators (plain PyTorch) run everywhere; this module is where a faster backend is chosen once.
+"""
+
+from __future__ import annotations
+
+from lrp_kernels.function import RuleFunction, compute_dtype
+from lrp_kernels.gated import (
+    ACTIVATIONS,
+    Activation,
+    gated_product,
+    half_product,
+    secant,
+    slope_activation,
+    tanh_slope,
+)
+from lrp_kernels.norm import NormSpec, detached_norm, norm_forward
+from lrp_kernels.relevance import relevance_sum
+
+BACKEND = "reference"
+"""Which implementation runs; reported by `lrp-hooks doctor`."""
+
+__all__ = [
+    "ACTIVATIONS",
+    "BACKEND",
+    "Activation",
+    "NormSpec",
+    "RuleFunction",
+    "compute_dtype",
+    "detached_norm",
+    "gated_product",
+    "half_product",
+    "norm_forward",
+    "relevance_sum",
+    "secant",
+    "slope_activation",
+    "tanh_slope",
+]

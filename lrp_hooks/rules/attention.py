@@ -1,0 +1,148 @@
+"""Softmax attention: the softmax keeps its own gradient, relevance is shared between query, key and value.
+
+AttnLRP (arXiv 2402.05602), section 3.3, in gradient form: two products (scores = q k, out = P v), each sharing its
+relevance by halves, give q x 1/4, k x 1/4, v x 1/2. CP-LRP holds the attention weights constant: v x 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from lrp_hooks.ops import RuleFunction, relevance_sum, tanh_slope
+from lrp_hooks.patching import Handle, redirect_attention
+from lrp_hooks.sites import Site
+from lrp_hooks.tape import ForwardRecord, per_row
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Shares of the relevance of one attention call."""
+
+    query: float
+    key: float
+    value: float
+
+
+def share_attention(
+    query: float, key: float, value: float, *, softcap_slope: bool = True
+) -> Callable[[Site], Handle]:
+    """The rule with the given factors on the gradients of query, key and value. A factor of 0 detaches.
+
+    ``softcap_slope``: a softcap c tanh(s/c) on the scores passes its slope tanh(u)/u (LRP) or its derivative.
+    """
+    if value <= 0:
+        raise ValueError(f"the value factor must be positive (out's relevance flows through v); got {value}")
+    factors = Factors(query, key, value)
+
+    def register(site: Site) -> Handle:
+        def attention(base: Any, module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, **kwargs: Any) -> Any:
+            if "dropout" in kwargs:
+                kwargs["dropout"] = 0.0
+            if not (torch.is_grad_enabled() and v.requires_grad):
+                return base(module, q, k, v, mask, **kwargs)
+            record = site.tape.record
+            q, k, v = AttentionInputs.apply(q, k, v, factors, record, site.block)
+            if softcap_slope and kwargs.get("softcap") is not None:
+                with _TanhSlope():
+                    out, weights = base(module, q, k, v, mask, **kwargs)
+            else:
+                out, weights = base(module, q, k, v, mask, **kwargs)
+            return AttentionOutput.apply(out, record, site.block), weights
+
+        return redirect_attention(site.module, attention)
+
+    return register
+
+
+class AttentionInputs(RuleFunction):
+    """Identity on q, k, v [B, H, T, d]; scales their gradients and records what the softmax absorbs.
+
+    Absorbed by one call: (1 - c_v)<out, d out> - <q, d q> - <k, d k>, where <v, d v> = c_v <out, d out> always, so that
+    ``out`` need not be kept (DESIGN.md, section 3).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, factors: Factors, record: ForwardRecord | None, block: int | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        outs = tuple(x.view_as(x) for x in (q, k, v))
+        detached = [out for out, factor in zip(outs, (factors.query, factors.key, factors.value), strict=True) if not factor]
+        ctx.mark_non_differentiable(*detached)
+        ctx.save_for_backward(q if factors.query else None, k if factors.key else None, v)
+        ctx.factors, ctx.record, ctx.block = factors, record, block
+        ctx.set_materialize_grads(False)
+        return outs[0], outs[1], outs[2]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        factors: Factors = ctx.factors
+        scaled = [
+            None if grad is None or not factor else grad if factor == 1.0 else grad * factor
+            for grad, factor in zip(grads, (factors.query, factors.key, factors.value), strict=True)
+        ]
+        record: ForwardRecord | None = ctx.record
+        if record is not None and ctx.block is not None and "absorbed" in record.want:
+            q, k, v = ctx.saved_tensors
+            current = record.current()
+            shares = [_total(x, grad) for x, grad in zip((q, k, v), scaled, strict=True)]
+            kept = shares[2] * ((1.0 - factors.value) / factors.value) - shares[0] - shares[1]
+            current.add(current.attention, ctx.block, record.unscaled(kept))
+        return (*scaled, None, None, None)
+
+
+def _total(x: Tensor | None, grad: Tensor | None) -> Any:
+    return 0.0 if x is None or grad is None else per_row(relevance_sum(x, grad))
+
+
+class AttentionOutput(RuleFunction):
+    """Identity on the attention output [B, T, H, d]; records relevance per head on request."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, record: ForwardRecord | None, block: int | None) -> Tensor:
+        ctx.save_for_backward(out)
+        ctx.record, ctx.block = record, block
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (out,) = ctx.saved_tensors
+        record: ForwardRecord | None = ctx.record
+        if record is not None and ctx.block is not None and "heads" in record.want:
+            current = record.current()
+            current.add(current.heads, ctx.block, record.unscaled(relevance_sum(out, grads[0])))
+        return grads[0], None, None
+
+
+class SoftcapTanh(RuleFunction):
+    """tanh on the scaled scores u = s / c with the slope tanh(u)/u as its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor) -> Tensor:
+        ctx.save_for_backward(u)
+        return torch.tanh(u)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (u,) = ctx.saved_tensors
+        compute = u if u.dtype == torch.float64 else u.float()
+        return (tanh_slope(compute) * grads[0]).to(grads[0].dtype)
+
+
+class _TanhSlope(TorchFunctionMode):
+    """While the model's own eager attention runs, its softcap's tanh gets the slope as gradient.
+
+    The values stay the model's own, operation by operation, whatever the family's eager function looks like.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.tanh, Tensor.tanh) and torch.is_grad_enabled():
+            return SoftcapTanh.apply(args[0])
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,218 @@
+"""What a backward pass records: one `ForwardRecord` per forward, one `PassRecord` per backward pass through it.
+
+Nothing is recorded by forward hooks (they fire twice under checkpointing): taps are identity functions in the autograd
+graph whose backward sees the gradient once per pass. Records hold reduced float32 scores, never tensors of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_hooks.ops import RuleFunction, relevance_sum
+
+
+@dataclass
+class PassRecord:
+    """Scores of one backward pass. Keys are residual points, block indices or module paths."""
+
+    tokens: Tensor | None = None
+    points: dict[int, Tensor] = field(default_factory=dict)  # point -> [B, T]
+    mid: dict[int, Tensor] = field(default_factory=dict)  # block -> [B, T]
+    heads: dict[int, Tensor] = field(default_factory=dict)  # block -> [B, T, H]
+    neurons: dict[int, Tensor] = field(default_factory=dict)  # block -> [B, T, I]
+    biases: dict[str, Tensor] = field(default_factory=dict)  # path -> [B]
+    attention: dict[int, Tensor] = field(default_factory=dict)  # block -> [B]
+    value: Tensor | None = None  # [B]
+
+    def add(self, table: dict[Any, Tensor], key: Any, scores: Tensor) -> None:
+        """Sum into ``table[key]``: a module called twice contributes twice."""
+        table[key] = table[key] + scores if key in table else scores
+
+
+@dataclass(eq=False)
+class ForwardRecord:
+    """One forward through the instrumented model and the latest backward pass through it.
+
+    Attributes:
+        seed_scale: factor on the backward's seed (float16 gradients underflow); scores are divided by it.
+        want: the optional tables that the next backward passes fill: "heads", "neurons", "absorbed".
+    """
+
+    attention_mask: Tensor | None = None
+    input_ids: Tensor | None = None
+    seed_scale: float = 1.0
+    want: frozenset[str] = frozenset({"absorbed"})
+    raw_logits: Tensor | None = None
+    latest: PassRecord | None = None
+    _task: int = -1
+
+    def current(self) -> PassRecord:
+        """The record of the backward pass that is running now; a new pass starts a new record."""
+        task = torch._C._current_graph_task_id()
+        if self.latest is None or task != self._task:
+            self.latest, self._task = PassRecord(), task
+        return self.latest
+
+    def unscaled(self, scores: Tensor) -> Tensor:
+        return scores if self.seed_scale == 1.0 else scores / self.seed_scale
+
+
+class Tape:
+    """The switch between rules and records: which forward is running now."""
+
+    def __init__(self) -> None:
+        self.record: ForwardRecord | None = None
+        self.last: ForwardRecord | None = None
+
+    @contextmanager
+    def recording(self, record: ForwardRecord | None) -> Iterator[None]:
+        """Everything that runs inside reports to ``record``."""
+        before, self.record = self.record, record
+        try:
+            yield
+        finally:
+            self.record = before
+
+
+Store = Callable[[Tensor, Tensor], None]
+"""Takes a value and its gradient, in the backward pass."""
+
+
+class _Tap(RuleFunction):
+    """Identity that saves its value and hands (value, gradient) to ``store`` in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, store: Store) -> Tensor:
+        out = x.view_as(x)
+        ctx.save_for_backward(x)
+        ctx.store = store
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        ctx.store(x, grads[0])
+        return grads[0], None
+
+
+class _InPlaceTap(RuleFunction):
+    """The same, in place: whoever holds the tensor object sees the tapped one, so every use of it counts.
+
+    A residual stream between attention and MLP is read twice (by the next norm and by the residual sum), and a module
+    hook sees only one of the two reads.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, store: Store) -> Tensor:
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        ctx.store = store
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        ctx.store(x, grads[0])
+        return grads[0], None
+
+
+class _ConstantTap(RuleFunction):
+    """Identity on x = (something) + constant that reports the constant's share <constant, gradient>."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, constant: Tensor | float, store: Store) -> Tensor:
+        ctx.constant, ctx.store = constant, store  # a parameter or a number: no graph hangs on it
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.store(ctx.constant, grads[0])
+        return grads[0], None, None
+
+
+def tap(x: Tensor, store: Store) -> Tensor:
+    out: Tensor = _Tap.apply(x, store)
+    return out
+
+
+def tap_in_place(x: Tensor, store: Store) -> None:
+    _InPlaceTap.apply(x, store)
+
+
+def tap_constant(x: Tensor, constant: Tensor | float, store: Callable[[Any, Tensor], None]) -> Tensor:
+    out: Tensor = _ConstantTap.apply(x, constant, store)
+    return out
+
+
+def per_row(scores: Tensor) -> Tensor:
+    """Sum over everything but the batch, [B]."""
+    return scores.reshape(scores.shape[0], -1).sum(1)
+
+
+def store_point(record: ForwardRecord, point: int) -> Store:
+    def store(x: Tensor, grad: Tensor) -> None:
+        current = record.current()
+        current.add(current.points, point, record.unscaled(relevance_sum(x, grad)))
+
+    return store
+
+
+def store_mid(record: ForwardRecord, block: int) -> Store:
+    def store(x: Tensor, grad: Tensor) -> None:
+        current = record.current()
+        current.add(current.mid, block, record.unscaled(relevance_sum(x, grad)))
+
+    return store
+
+
+def store_tokens(record: ForwardRecord) -> Store:
+    def store(x: Tensor, grad: Tensor) -> None:
+        current, scores = record.current(), record.unscaled(relevance_sum(x, grad))
+        current.tokens = scores if current.tokens is None else current.tokens + scores
+
+    return store
+
+
+def store_value(record: ForwardRecord) -> Store:
+    """The explained value sum_k l_k df/dl_k, from the logits [B, T, V] or [B, V]."""
+
+    def store(logits: Tensor, grad: Tensor) -> None:
+        current, scores = record.current(), per_row(relevance_sum(logits, grad))
+        current.value = scores if current.value is None else current.value + scores
+
+    return store
+
+
+def store_bias(record: ForwardRecord, path: str) -> Callable[[Any, Tensor], None]:
+    def store(constant: Tensor | float, grad: Tensor) -> None:
+        if "absorbed" not in record.want:
+            return
+        current = record.current()
+        per_token = grad.float().sum(-1) * constant if isinstance(constant, float) else relevance_bias(constant, grad)
+        current.add(current.biases, path, record.unscaled(per_row(per_token)))
+
+    return store
+
+
+def relevance_bias(bias: Tensor, grad: Tensor) -> Tensor:
+    """<bias, grad> over the last dimension, in float32 (float64 for float64)."""
+    return relevance_sum(bias.expand(grad.shape[-bias.dim() :]), grad)
+
+
+def store_neurons(record: ForwardRecord | None, block: int | None) -> Store | None:
+    """Neuron scores: act(gate) * up times its gradient, per element, on request."""
+    if record is None or block is None:
+        return None
+
+    def store(value: Tensor, grad: Tensor) -> None:
+        if "neurons" in record.want:
+            current = record.current()
+            current.add(current.neurons, block, record.unscaled(value.float() * grad.float()))
+
+    return store

@@ -1,0 +1,255 @@
+"""A trace: one instrumented forward, any number of questions about it."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from torch import Tensor
+
+from lrp_hooks.attribute import build_relevance
+from lrp_hooks.errors import ContextLengthError, GradientError, InputError, NonFiniteError, RemovedError, TargetError
+from lrp_hooks.patching import replace_forward
+from lrp_hooks.relevance import Relevance
+from lrp_hooks.tape import ForwardRecord
+from lrp_hooks.targets import AnyTarget, Custom, SequenceLogProb, SequenceLogProbDiff, Target, TopToken, top_tokens
+
+if TYPE_CHECKING:
+    from lrp_hooks.instrument import Instrumentation
+
+HALF_SEED_SCALES = (256.0, 16.0, 1.0, 1.0 / 16.0)
+"""float16 seeds, tried in order until no score overflows."""
+
+
+class Trace:
+    """One forward of an instrumented model with its autograd graph. Made by `Instrumentation.trace`.
+
+    The blocks have run once; logits are computed only at the positions that are asked about, and every `attribute` is
+    one backward pass. The graph is freed when the trace goes out of scope.
+
+    Attributes:
+        input_ids: [B, T] or None.
+        attention_mask: [B, T] bool.
+        prompt_length: tokens of the shared prompt, for traces of two continuations.
+    """
+
+    def __init__(self, lrp: Instrumentation, inputs: dict[str, Any]):
+        self._lrp = lrp
+        self._record = ForwardRecord()
+        self._inputs = inputs
+        self.prompt_length: int | None = None
+        captured: list[Any] = []
+        handle = lrp.skeleton.decoder.register_forward_hook(lambda _m, _a, out: captured.append(out))
+        try:
+            with torch.enable_grad(), lrp.tape.recording(self._record):
+                lrp.model(**inputs, **self._keep(1))
+        finally:
+            handle.remove()
+        self._hidden = captured[0]
+        mask = self._record.attention_mask
+        assert mask is not None
+        self.attention_mask: Tensor = mask
+        self.input_ids: Tensor | None = self._record.input_ids
+        states = _last_hidden(self._hidden)
+        if not states.requires_grad:
+            raise GradientError("no gradient can flow through this forward. do: leave torch.inference_mode()")
+        if not torch.isfinite(states[mask]).all():
+            raise NonFiniteError("the hidden states contain NaN or infinity. do: try float32 or bfloat16")
+
+    def _keep(self, positions: int | Tensor) -> dict[str, Any]:
+        """The argument that limits the head to some positions, where the model has it."""
+        known = inspect.signature(type(self._lrp.model).forward).parameters
+        return {"logits_to_keep": positions} if "logits_to_keep" in known else {}
+
+    # Logits ----------------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._lrp.removed:
+            raise RemovedError("the instrumentation of this trace was removed. do: instrument and trace again")
+
+    def positions(self, position: int) -> Tensor:
+        """Column per row, [B], of the real token at ``position`` (negative from the end).
+
+        Raises:
+            TargetError: when a row has no such token.
+        """
+        mask = self.attention_mask
+        count = mask.sum(1)
+        index = count + position if position < 0 else torch.full_like(count, position)
+        if bool((index < 0).any()) or bool((index >= count).any()):
+            raise TargetError(f"position {position} is outside the {int(count.min())} tokens of the prompt")
+        first = mask.int().argmax(1)
+        return first + index
+
+    def logits(self, position: int = -1) -> Tensor:
+        """Logits [B, V] at ``position`` of each row, as the model reports them, without graph."""
+        with torch.no_grad():
+            return self._logits(self.positions(position)[:, None])[:, 0]
+
+    def _logits(self, columns: Tensor) -> Tensor:
+        """Logits [B, P, V] at columns [B, P]: the model's own head on the captured hidden states."""
+        self._check()
+        wanted = columns.unique()
+        model, decoder = self._lrp.model, self._lrp.skeleton.decoder
+        hidden = copy.copy(self._hidden)
+        keep = self._keep(wanted)
+        stub = replace_forward(decoder, lambda original, *args, **kwargs: hidden, outermost=True)
+        try:
+            with self._lrp.tape.recording(self._record):
+                logits: Tensor = model(**self._inputs, **keep).logits
+        finally:
+            stub.remove()
+        index = torch.searchsorted(wanted, columns) if keep else columns
+        return logits.gather(1, index[:, :, None].expand(-1, -1, logits.shape[-1]))
+
+    def top(
+        self, k: int = 10, *, position: int = -1, tokenizer: Any = None, extra: Sequence[int | str] = (), row: int = 0
+    ) -> list[TopToken]:
+        """Top-k table at ``position`` of one row; ``extra`` tokens come with their true rank."""
+        return top_tokens(self.logits(position)[row], k, tokenizer, extra)
+
+    # Attribution -----------------------------------------------------------------------------------------------------
+
+    @overload
+    def attribute(
+        self, target: AnyTarget, *, heads: bool = ..., neurons: bool = ..., absorbed: bool = ...
+    ) -> Relevance: ...
+
+    @overload
+    def attribute(
+        self, target: Iterable[AnyTarget], *, heads: bool = ..., neurons: bool = ..., absorbed: bool = ...
+    ) -> list[Relevance]: ...
+
+    def attribute(
+        self,
+        target: AnyTarget | Iterable[AnyTarget],
+        *,
+        heads: bool = False,
+        neurons: bool = False,
+        absorbed: bool = True,
+    ) -> Relevance | list[Relevance]:
+        """Relevance of one target, or of each of several. One backward pass each.
+
+        Args:
+            target: a target of `lrp_hooks.targets`, or any function of the logits [B, V] at the last position that
+                returns one scalar per row, [B].
+            heads: also relevance per attention head, [B, L, H, T].
+            neurons: also relevance per MLP neuron (B x T x I floats per block).
+            absorbed: also what biases, positions and softmax absorbed; needed for `Relevance.ledger`.
+
+        Raises:
+            RemovedError, TargetError, TokenError, NonFiniteError.
+        """
+        if isinstance(target, Iterable):
+            return [self.attribute(t, heads=heads, neurons=neurons, absorbed=absorbed) for t in target]
+        wants = {"heads": heads, "neurons": neurons, "absorbed": absorbed}
+        self._record.want = frozenset(name for name, wanted in wants.items() if wanted)
+        with torch.enable_grad():
+            value, position, words = self._evaluate(target)
+        if not torch.isfinite(value).all():
+            raise NonFiniteError(f"the target is not finite: {words} = {value.tolist()}")
+        return self._backward(value, position, words)
+
+    def _evaluate(self, target: AnyTarget) -> tuple[Tensor, Tensor, str]:
+        """The target's value per row with its graph, its position per row, and its description."""
+        if isinstance(target, SequenceLogProb):
+            value = self._span_log_prob(target.start, target.end)
+            return value, self.positions(-1), f"log p(tokens {target.start}:{'' if target.end is None else target.end})"
+        if isinstance(target, SequenceLogProbDiff):
+            return self._continuation_difference(), self.positions(-1), "log p(target span) - log p(contrast span)"
+        if not isinstance(target, Target):
+            if not callable(target):
+                raise TargetError(f"{target!r} is not a target. do: LogitDiff(...), or a function of the logits [B, V]")
+            target = Custom(target, getattr(target, "__name__", "custom target"))
+        position = self.positions(target.position)
+        logits = self._logits(position[:, None])[:, 0]
+        return target.value(logits), position, target.describe(logits)
+
+    def _span_log_prob(self, start: int, end: int | None) -> Tensor:
+        if self.input_ids is None:
+            raise TargetError("a span of tokens needs input_ids; this trace ran on inputs_embeds")
+        first = self.positions(start)
+        last = self.positions(-1) + 1 if end is None else self.positions(end)
+        lengths = last - first
+        if bool((lengths < 1).any()) or bool((first - self.positions(0) < 1).any()):
+            raise TargetError(f"the span {start}:{end} is empty, or starts at the first token, which nothing predicts")
+        offsets = torch.arange(int(lengths.max()), device=first.device)
+        inside = offsets < lengths[:, None]
+        columns = torch.where(inside, first[:, None] + offsets, last[:, None] - 1)  # [B, P], the rest repeats the last
+        log_p = torch.log_softmax(self._logits(columns - 1).float(), -1)
+        picked = log_p.gather(-1, self.input_ids.gather(1, columns)[:, :, None]).squeeze(-1)
+        return (picked * inside).sum(1)
+
+    def _continuation_difference(self) -> Tensor:
+        if self.prompt_length is None:
+            raise TargetError("SequenceLogProbDiff needs a trace made by lrp.trace_continuations(prompt, target, contrast)")
+        sign = torch.tensor([1.0, -1.0], device=self.attention_mask.device)
+        return self._span_log_prob(self.prompt_length, None) * sign
+
+    def _backward(self, value: Tensor, position: Tensor, words: str) -> Relevance:
+        record, lrp = self._record, self._lrp
+        for scale in HALF_SEED_SCALES if record.seed_scale != 1.0 else (1.0,):
+            record.seed_scale, record.latest = scale, None
+            value.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+            relevance = build_relevance(
+                record, lrp.skeleton, lrp.composite.name, target=words, target_value=value.detach(), position=position
+            )
+            if torch.isfinite(relevance.layers).all() and torch.isfinite(relevance.tokens).all():
+                lrp.tape.last = record
+                return relevance
+        raise NonFiniteError(f"the relevance of {words} is not finite in {next(lrp.model.parameters()).dtype}. do: float32")
+
+
+def _last_hidden(output: Any) -> Tensor:
+    states: Tensor = output[0] if isinstance(output, tuple) else output.last_hidden_state
+    return states
+
+
+def prepare_inputs(model: Any, inputs: dict[str, Any], *, allow_beyond_max: bool) -> dict[str, Any]:
+    """Check a batch and complete it: tensors on the model's device, position ids from the padding mask.
+
+    Raises:
+        InputError: empty prompt, wrong shapes or dtypes, rows without any token.
+        ContextLengthError: longer than the model's maximum.
+    """
+    inputs = {name: value for name, value in inputs.items() if value is not None and name != "token_type_ids"}
+    ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
+    given = ids if ids is not None else embeds
+    if given is None or (ids is not None and embeds is not None):
+        raise InputError("pass either input_ids or inputs_embeds. do: lrp.trace(**tokenizer(prompt, return_tensors='pt'))")
+    if not isinstance(given, Tensor) or given.dim() != (2 if ids is not None else 3):
+        raise InputError("input_ids must be a tensor [B, T]. do: tokenizer(prompt, return_tensors='pt')")
+    if given.shape[0] == 0 or given.shape[1] == 0:
+        raise InputError("the prompt is empty: there is no token to explain anything by")
+    if ids is not None:
+        _check_ids(model, ids)
+    mask = inputs.get("attention_mask")
+    if mask is not None:
+        if not isinstance(mask, Tensor) or mask.shape != given.shape[:2]:
+            raise InputError(f"attention_mask must have the shape {tuple(given.shape[:2])} of the tokens")
+        if not bool(mask.bool().any(1).all()):
+            raise InputError("a row of the batch is padding only: there is no token to explain anything by")
+        if "position_ids" not in inputs and not bool(mask.bool().all()):
+            inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp_min(0)
+    maximum = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(maximum, int) and given.shape[1] > maximum and not allow_beyond_max:
+        raise ContextLengthError(
+            f"the prompt has {given.shape[1]} tokens, the model's maximum is {maximum}. "
+            "do: shorten it, or allow_beyond_max=True if the model's positions extrapolate"
+        )
+    from lrp_hooks.structure import embedding_device
+
+    device = embedding_device(model)
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
+
+
+def _check_ids(model: Any, ids: Tensor) -> None:
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        raise InputError(f"input_ids must be integers, got {ids.dtype}")
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocabulary:
+        raise InputError(f"token id {low if low < 0 else high} is outside the embedding's {vocabulary} entries")
