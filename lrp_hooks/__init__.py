@@ -39,14 +39,14 @@ _HOME = {
 if TYPE_CHECKING:
     from lrp_hooks.composites import Composite as Composite
     from lrp_hooks.composites import Rule as Rule
+    from lrp_hooks.errors import LrpError as LrpError
+    from lrp_hooks.errors import UnclaimedModuleError as UnclaimedModuleError
     from lrp_hooks.instrument import Instrumentation as Instrumentation
     from lrp_hooks.instrument import instrument as instrument
     from lrp_hooks.relevance import Absorbed as Absorbed
     from lrp_hooks.relevance import Relevance as Relevance
     from lrp_hooks.sites import Role as Role
     from lrp_hooks.sites import Site as Site
-    from lrp_hooks.errors import LrpError as LrpError
-    from lrp_hooks.errors import UnclaimedModuleError as UnclaimedModuleError
     from lrp_hooks.targets import Custom as Custom
     from lrp_hooks.targets import DemeanedLogit as DemeanedLogit
     from lrp_hooks.targets import Logit as Logit

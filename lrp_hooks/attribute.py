@@ -22,9 +22,14 @@ def build_relevance(
     """Collect the latest pass of ``record``. Padding is set to exactly 0; what no gradient reached is 0."""
     done = record.latest
     mask = record.attention_mask
-    assert done is not None and mask is not None
+    assert done is not None
+    assert mask is not None
     layers = _stack(done.points, len(skeleton.blocks) + 1, mask)
-    tokens = torch.where(mask, done.tokens.to(mask.device), 0.0) if done.tokens is not None else torch.zeros_like(layers[:, 0])
+    tokens = (
+        torch.where(mask, done.tokens.to(mask.device), 0.0)
+        if done.tokens is not None
+        else torch.zeros_like(layers[:, 0])
+    )
     value = done.value if done.value is not None else torch.zeros(mask.shape[0])
     return Relevance(
         tokens=tokens,
@@ -44,7 +49,9 @@ def build_relevance(
 
 
 def _stack(scores: dict[int, Tensor], count: int, mask: Tensor) -> Tensor:
-    rows = [scores[i].to(mask.device) if i in scores else torch.zeros(mask.shape, device=mask.device) for i in range(count)]
+    rows = [
+        scores[i].to(mask.device) if i in scores else torch.zeros(mask.shape, device=mask.device) for i in range(count)
+    ]
     return torch.where(mask[:, None, :], torch.stack(rows, 1), 0.0)
 
 
@@ -59,7 +66,9 @@ def _heads(done: PassRecord, blocks: int) -> Tensor | None:
 
 def _absorbed(done: PassRecord, skeleton: Skeleton, layers: Tensor, tokens: Tensor, mask: Tensor) -> Absorbed:
     zero = torch.zeros(mask.shape[0], device=mask.device)
-    attention = [done.attention[i].to(mask.device) if i in done.attention else zero for i in range(len(skeleton.blocks))]
+    attention = [
+        done.attention[i].to(mask.device) if i in done.attention else zero for i in range(len(skeleton.blocks))
+    ]
     biases = {path: share.to(mask.device) for path, share in sorted(done.biases.items())}
     return Absorbed(
         biases=biases,

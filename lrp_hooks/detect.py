@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_hooks.ops import ACTIVATIONS, Activation, NormSpec, norm_forward, secant
-from lrp_hooks.patching import unwrapped_forward
+from lrp_hooks.patching import loaded, unwrapped_forward
 from lrp_hooks.rules.gated import gate_and_up
 from lrp_hooks.sites import GatedSpec, Role
 
@@ -49,7 +49,8 @@ def detect(model: nn.Module) -> Detection:
     activations: dict[str, Activation] = {}
     for path, module in model.named_modules():
         tried: list[str] = []
-        finding = _detect_leaf(module, tried, last_norm)
+        with loaded(module):
+            finding = _detect_leaf(module, tried, last_norm)
         if finding is None and is_attention(module):
             finding = Finding(Role.ATTENTION, None, 0.0)
         if finding is not None:
@@ -88,11 +89,13 @@ def _detect_leaf(module: nn.Module, tried: list[str], last_norm: list[NormSpec])
 def probe_device(module: nn.Module) -> torch.device:
     """Where the module computes: its parameters' device, or accelerate's execution device when they are offloaded."""
     tensor = next(itertools.chain(module.parameters(), module.buffers()), None)
-    hook = getattr(module, "_hf_hook", None)
-    device = getattr(hook, "execution_device", None)
-    if device is not None and (tensor is None or tensor.device.type == "meta"):
-        return torch.device(device)
-    return tensor.device if tensor is not None else torch.device("cpu")
+    if tensor is not None and tensor.device.type != "meta":
+        return tensor.device
+    for child in module.modules():
+        device = getattr(getattr(child, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return torch.device("cpu")
 
 
 def _own(module: nn.Module, *args: Any) -> Tensor | None:
@@ -120,7 +123,7 @@ def _random(shape: tuple[int, ...], like: nn.Module, dtype: torch.dtype) -> Tens
     return torch.randn(shape, generator=generator, dtype=torch.float32).to(probe_device(like), dtype)
 
 
-# Norms ---------------------------------------------------------------------------------------------------------------
+# Norms
 
 
 def _detect_norm(module: nn.Module, tried: list[str], last: list[NormSpec]) -> Finding | None:
@@ -145,7 +148,8 @@ def _detect_norm(module: nn.Module, tried: list[str], last: list[NormSpec]) -> F
     best: tuple[float, NormSpec | None] = (float("inf"), None)
     for spec in itertools.chain(last, _norm_specs(module, weight, bias)):
         error = max(
-            relative_error(_try_norm(x, weight, bias, spec), theirs) for x, theirs in zip((normal, small), own, strict=True)
+            relative_error(_try_norm(x, weight, bias, spec), theirs)
+            for x, theirs in zip((normal, small), own, strict=True)
         )
         if error < best[0]:
             best = (error, spec)
@@ -186,8 +190,9 @@ def _norm_specs(module: nn.Module, weight: Tensor | None, bias: Tensor | None) -
                 for after in (True, False) if weight is not None else (True,):
                     yield NormSpec("rms", False, eps, offset, after)
                 yield NormSpec("rms-native", False, eps, offset)
-            for formula in ("layer-norm", "layer-norm-float32", "layer-norm-manual"):
-                yield NormSpec(formula, True, eps, offset)  # type: ignore[arg-type]
+            yield NormSpec("layer-norm", True, eps, offset)
+            yield NormSpec("layer-norm-float32", True, eps, offset)
+            yield NormSpec("layer-norm-manual", True, eps, offset)
 
 
 # Activations ---------------------------------------------------------------------------------------------------------
@@ -197,7 +202,9 @@ def _detect_activation(module: nn.Module, tried: list[str]) -> Finding | None:
     if next(module.parameters(), None) is not None:
         tried.append("activation (it has parameters)")
         return None
-    grid = torch.cat((torch.linspace(-8, 8, 201, dtype=torch.float64), torch.tensor([0.0, 1e-5, -1e-5], dtype=torch.float64)))
+    grid = torch.cat(
+        (torch.linspace(-8, 8, 201, dtype=torch.float64), torch.tensor([0.0, 1e-5, -1e-5], dtype=torch.float64))
+    )
     own = _own(module, grid)
     if own is None or own.shape != grid.shape:
         tried.append("activation (not a map of one tensor to its shape)")
@@ -220,15 +227,15 @@ def _detect_activation(module: nn.Module, tried: list[str]) -> Finding | None:
 # Gated MLPs ----------------------------------------------------------------------------------------------------------
 
 
-def _detect_gated(
-    path: str, module: nn.Module, activations: dict[str, Activation], tried: list[str]
-) -> Finding | None:
+def _detect_gated(path: str, module: nn.Module, activations: dict[str, Activation], tried: list[str]) -> Finding | None:
     children = dict(module.named_children())
     acts = [name for name in children if f"{path}.{name}" in activations]
     linears = [name for name, child in children.items() if _in_width(child) is not None]
     if len(acts) != 1 or not 2 <= len(linears) <= 3:
         if acts or len(linears) >= 2:
-            tried.append(f"gated MLP (needs one activation and two or three linears; has {len(acts)} and {len(linears)})")
+            tried.append(
+                f"gated MLP (needs one activation and two or three linears; has {len(acts)} and {len(linears)})"
+            )
         return None
     weight: Any = children[linears[0]].weight
     dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32

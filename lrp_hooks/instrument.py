@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
@@ -25,8 +27,9 @@ from lrp_hooks.errors import (
     UnsupportedModelError,
 )
 from lrp_hooks.ops import RuleFunction
-from lrp_hooks.patching import Handle, is_patched
+from lrp_hooks.patching import Handle, NotCopyable, is_patched
 from lrp_hooks.relevance import Relevance
+from lrp_hooks.report import Report, make_report
 from lrp_hooks.sites import Role, Site
 from lrp_hooks.structure import Skeleton, embedding_device, find_skeleton, first_tensor, probe_ids
 from lrp_hooks.tape import (
@@ -34,6 +37,7 @@ from lrp_hooks.tape import (
     Tape,
     store_bias,
     store_mid,
+    store_offset,
     store_point,
     store_tokens,
     store_value,
@@ -78,7 +82,7 @@ def instrument(
     return Instrumentation(model, resolve(composite), unknown=unknown, checkpoint=checkpoint)
 
 
-class Instrumentation:
+class Instrumentation(NotCopyable):
     """An instrumented model: its sites, its records, and the way back. Also a context manager.
 
     Attributes:
@@ -185,20 +189,23 @@ class Instrumentation:
         keep(_handle(blocks[0][1].register_forward_pre_hook(self._on_first_block, with_kwargs=True)))
         for index, (_, block) in enumerate(blocks):
             keep(checkpoint_block(block, self.checkpointing, self.tape))
-            keep(_handle(block.register_forward_hook(self._on_block(index))))
+            keep(_handle(block.register_forward_hook(partial(self._on_block, index))))
             child = self.skeleton.mid[index]
             if child is not None:
-                keep(_handle(child.register_forward_pre_hook(self._on_mid(index))))
+                keep(_handle(child.register_forward_pre_hook(partial(self._on_mid, index))))
 
     def _register_biases(self) -> None:
-        roles = {site.path: site for site in self.sites}
+        sites = {site.path: site for site in self.sites}
         for path, module in self.model.named_modules():
-            site = roles.get(path)
-            bias: Any = getattr(module, "bias", None)
+            site = sites.get(path)
+            store: Callable[[ForwardRecord], Callable[[Tensor], None]]
             if site is not None and site.role is Role.ACTIVATION and site.spec.at_zero:
-                bias = float(site.spec.at_zero)
-            if isinstance(bias, (Tensor, float)):
-                self._handles.append(_handle(module.register_forward_hook(self._on_biased(path, bias))))
+                store = partial(store_offset, path=path, offset=float(site.spec.at_zero))
+            elif isinstance(getattr(module, "bias", None), Tensor):
+                store = partial(store_bias, path=path, module=module)
+            else:
+                continue
+            self._handles.append(_handle(module.register_forward_hook(partial(self._on_constant, store))))
 
     # Hooks -------------------------------------------------------------------------------------------------------
 
@@ -213,7 +220,11 @@ class Instrumentation:
                 "a filled key/value cache hides the tokens it holds from the gradient. "
                 "do: pass the whole sequence without past_key_values (generate() under no_grad is unaffected)"
             )
-        kwargs = {**kwargs, "use_cache": False, "past_key_values": None} if cache is not None else {**kwargs, "use_cache": False}
+        kwargs = (
+            {**kwargs, "use_cache": False, "past_key_values": None}
+            if cache is not None
+            else {**kwargs, "use_cache": False}
+        )
         if self.tape.record is None:  # a trace brings its own record
             self.tape.record = ForwardRecord()
         record = self.tape.record
@@ -230,7 +241,9 @@ class Instrumentation:
             return
         batch, length = given.shape[:2]
         padded = isinstance(mask, Tensor) and mask.dim() == 2
-        record.attention_mask = mask.bool() if padded else torch.ones(batch, length, dtype=torch.bool, device=given.device)
+        record.attention_mask = (
+            mask.bool() if padded else torch.ones(batch, length, dtype=torch.bool, device=given.device)
+        )
         record.input_ids = ids
         dtype = next(self.model.parameters()).dtype
         record.seed_scale = HALF_SEED_SCALES[0] if dtype == torch.float16 else 1.0
@@ -259,42 +272,39 @@ class Instrumentation:
             return (tap(args[0], store), *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": tap(kwargs["hidden_states"], store)}
 
-    def _on_block(self, index: int) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            record = self.tape.record
-            hidden = first_tensor(output)
-            if record is None or hidden is None or not torch.is_grad_enabled():
-                return None
-            tapped = tap(hidden, store_point(record, index + 1))
-            return tapped if isinstance(output, Tensor) else (tapped, *output[1:])
+    def _on_block(self, index: int, module: nn.Module, args: Any, output: Any) -> Any:
+        record = self.tape.record
+        hidden = first_tensor(output)
+        if record is None or hidden is None or not torch.is_grad_enabled():
+            return None
+        tapped = tap(hidden, store_point(record, index + 1))
+        return tapped if isinstance(output, Tensor) else (tapped, *output[1:])
 
-        return hook
+    def _on_mid(self, index: int, module: nn.Module, args: tuple[Any, ...]) -> None:
+        record = self.tape.record
+        if record is None or not args or not torch.is_grad_enabled():
+            return
+        hidden = args[0]
+        if hidden.requires_grad and not hidden.is_leaf and not hidden._is_view():
+            tap_in_place(hidden, store_mid(record, index))
 
-    def _on_mid(self, index: int) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            record = self.tape.record
-            if record is None or not args or not torch.is_grad_enabled():
-                return
-            hidden = args[0]
-            if hidden.requires_grad and not hidden.is_leaf and not hidden._is_view():
-                tap_in_place(hidden, store_mid(record, index))
-
-        return hook
-
-    def _on_biased(self, path: str, bias: Tensor | float) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            record = self.tape.record
-            if record is None or not torch.is_grad_enabled() or not isinstance(output, Tensor):
-                return None
-            return tap_constant(output, bias, store_bias(record, path)) if output.requires_grad else None
-
-        return hook
+    def _on_constant(
+        self,
+        store: Callable[[ForwardRecord], Callable[[Tensor], None]],
+        module: nn.Module,
+        args: Any,
+        output: Any,
+    ) -> Any:
+        record = self.tape.record
+        if record is None or not isinstance(output, Tensor) or not (torch.is_grad_enabled() and output.requires_grad):
+            return None
+        return tap_constant(output, store(record))
 
     def _on_logits(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         record = self.tape.record
         if record is None or not torch.is_grad_enabled():
             return None
-        scaled: Tensor = _ScaleSeed.apply(output, record)
+        scaled: Tensor = _ScaleSeed.call(output, record)
         record.raw_logits = tap(scaled, store_value(record))
         return record.raw_logits
 
@@ -338,7 +348,9 @@ class Instrumentation:
             return found
         first = found[0]
         module = self.model.get_submodule(first.path)
-        operations = sorted({u.operation.removesuffix("0").removesuffix("Backward") for u in found if u.path == first.path})
+        operations = sorted(
+            {u.operation.removesuffix("0").removesuffix("Backward") for u in found if u.path == first.path}
+        )
         raise UnclaimedModuleError(
             first.path,
             type(module).__name__,
@@ -349,15 +361,15 @@ class Instrumentation:
     # Results -----------------------------------------------------------------------------------------------------
 
     def trace(self, *, allow_beyond_max: bool = False, **inputs: Any) -> Trace:
-        """Run one forward, to be asked any number of questions: ``lrp.trace(**tokenizer(prompt, return_tensors="pt"))``.
+        """Run one forward, to be asked any number of questions.
 
-        Batches may be padded left or right; missing ``position_ids`` are derived from ``attention_mask``. Only the logits
-        that are asked about are computed.
+        ``lrp.trace(**tokenizer(prompt, return_tensors="pt"))``. Batches may be padded left or right; missing
+        ``position_ids`` are derived from ``attention_mask``. Only the logits that are asked about are computed.
 
         Args:
             allow_beyond_max: accept prompts longer than ``max_position_embeddings``.
-            inputs: ``input_ids`` [B, T] or ``inputs_embeds`` [B, T, D], ``attention_mask`` [B, T], and whatever else the
-                model's forward takes.
+            inputs: ``input_ids`` [B, T] or ``inputs_embeds`` [B, T, D], ``attention_mask`` [B, T], and whatever else
+                the model's forward takes.
 
         Raises:
             RemovedError, InputError, ContextLengthError, CacheError, GradientError, NonFiniteError.
@@ -377,6 +389,10 @@ class Instrumentation:
         trace = self.trace(input_ids=ids, attention_mask=(torch.arange(ids.shape[1]) < lengths[:, None]).long())
         trace.prompt_length = len(prompt)
         return trace
+
+    def report(self, relevance: Relevance | None = None) -> Report:
+        """Sites, rules and probe errors; with a ``relevance``, also its ledger and what was absorbed where."""
+        return make_report(self, relevance)
 
     def relevance(self) -> Relevance:
         """Relevance of the latest ``.backward()`` through this model's latest forward.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol
 
 from torch import nn
@@ -22,21 +23,8 @@ class Handle(Protocol):
     def remove(self) -> None: ...
 
 
-class PatchedForward:
-    """The forward of a patched module: calls ``replacement(original, *args, **kwargs)``.
-
-    It lives in the instance's ``__dict__``, so the class and every other instance are untouched, and module hooks
-    (the user's too) fire as before. Copying or pickling it would tie the copy to the original module's weights;
-    both raise.
-    """
-
-    def __init__(self, module: nn.Module, attribute: str, replacement: Forward):
-        self.original: Forward = getattr(module, attribute)
-        self.replacement = replacement
-        self.__signature__ = inspect.signature(self.original)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.replacement(self.original, *args, **kwargs)
+class NotCopyable:
+    """Refuses to be copied or pickled: a copy of a patched module would keep the original's weights."""
 
     def __deepcopy__(self, memo: Any) -> NoReturn:
         raise InstrumentedCopyError(
@@ -46,6 +34,22 @@ class PatchedForward:
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         self.__deepcopy__(None)
+
+
+class PatchedForward(NotCopyable):
+    """The forward of a patched module: calls ``replacement(original, *args, **kwargs)``.
+
+    It lives in the instance's ``__dict__``, so the class and every other instance are untouched, and module hooks
+    (the user's too) fire as before.
+    """
+
+    def __init__(self, module: nn.Module, attribute: str, replacement: Forward):
+        self.original: Forward = getattr(module, attribute)
+        self.replacement = replacement
+        self.__signature__ = inspect.signature(self.original)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.replacement(self.original, *args, **kwargs)
 
 
 class AttributeHandle:
@@ -78,6 +82,20 @@ def replace_forward(module: nn.Module, replacement: Forward, *, outermost: bool 
     return AttributeHandle(module, attribute, PatchedForward(module, attribute, replacement))
 
 
+@contextmanager
+def loaded(module: nn.Module) -> Iterator[nn.Module]:
+    """The module with its weights in place, also when accelerate keeps them offloaded between calls."""
+    hook: Any = getattr(module, "_hf_hook", None)
+    if hook is None:
+        yield module
+        return
+    hook.pre_forward(module)
+    try:
+        yield module
+    finally:
+        hook.post_forward(module, None)
+
+
 def is_patched(module: nn.Module) -> bool:
     """Whether this instance carries a replaced forward or a redirected attention of this package."""
     entries = module.__dict__
@@ -102,7 +120,7 @@ def redirect_attention(module: nn.Module, replacement: Forward) -> Handle:
     ``module.config._attn_implementation`` at call time.
     """
     _register_attention()
-    config = copy.copy(module.config)
+    config: Any = copy.copy(module.config)
     name = config._attn_implementation or "eager"
     base = _base_attention(module, name)
     config._attn_implementation_internal = ATTENTION_NAME
@@ -136,7 +154,8 @@ def _base_attention(module: nn.Module, name: str) -> Forward:
 
 
 def _dispatch_attention(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    return module.config._lrp_hooks_call(module, *args, **kwargs)
+    config: Any = module.config
+    return config._lrp_hooks_call(module, *args, **kwargs)
 
 
 def _dispatch_mask(*args: Any, config: Any, **kwargs: Any) -> Any:

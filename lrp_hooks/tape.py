@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lrp_hooks.ops import RuleFunction, relevance_sum
+from lrp_hooks.patching import NotCopyable, loaded
 
 
 @dataclass
@@ -63,7 +64,7 @@ class ForwardRecord:
         return scores if self.seed_scale == 1.0 else scores / self.seed_scale
 
 
-class Tape:
+class Tape(NotCopyable):
     """The switch between rules and records: which forward is running now."""
 
     def __init__(self) -> None:
@@ -123,30 +124,30 @@ class _InPlaceTap(RuleFunction):
 
 
 class _ConstantTap(RuleFunction):
-    """Identity on x = (something) + constant that reports the constant's share <constant, gradient>."""
+    """Identity on x = (something) + constant that hands the gradient to ``store``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, constant: Tensor | float, store: Store) -> Tensor:
-        ctx.constant, ctx.store = constant, store  # a parameter or a number: no graph hangs on it
+    def forward(ctx: Any, x: Tensor, store: Callable[[Tensor], None]) -> Tensor:
+        ctx.store = store
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.store(ctx.constant, grads[0])
-        return grads[0], None, None
+        ctx.store(grads[0])
+        return grads[0], None
 
 
 def tap(x: Tensor, store: Store) -> Tensor:
-    out: Tensor = _Tap.apply(x, store)
+    out: Tensor = _Tap.call(x, store)
     return out
 
 
 def tap_in_place(x: Tensor, store: Store) -> None:
-    _InPlaceTap.apply(x, store)
+    _InPlaceTap.call(x, store)
 
 
-def tap_constant(x: Tensor, constant: Tensor | float, store: Callable[[Any, Tensor], None]) -> Tensor:
-    out: Tensor = _ConstantTap.apply(x, constant, store)
+def tap_constant(x: Tensor, store: Callable[[Tensor], None]) -> Tensor:
+    out: Tensor = _ConstantTap.call(x, store)
     return out
 
 
@@ -189,13 +190,27 @@ def store_value(record: ForwardRecord) -> Store:
     return store
 
 
-def store_bias(record: ForwardRecord, path: str) -> Callable[[Any, Tensor], None]:
-    def store(constant: Tensor | float, grad: Tensor) -> None:
-        if "absorbed" not in record.want:
-            return
-        current = record.current()
-        per_token = grad.float().sum(-1) * constant if isinstance(constant, float) else relevance_bias(constant, grad)
-        current.add(current.biases, path, record.unscaled(per_row(per_token)))
+def store_bias(record: ForwardRecord, path: str, module: nn.Module) -> Callable[[Tensor], None]:
+    """The share <b, gradient> of a module's additive bias."""
+
+    def store(grad: Tensor) -> None:
+        if "absorbed" in record.want:
+            with loaded(module):
+                bias: Any = module.bias
+                per_token = relevance_bias(bias.detach(), grad)
+            current = record.current()
+            current.add(current.biases, path, record.unscaled(per_row(per_token)))
+
+    return store
+
+
+def store_offset(record: ForwardRecord, path: str, offset: float) -> Callable[[Tensor], None]:
+    """The share of a constant number added to every element, f(0) of an activation."""
+
+    def store(grad: Tensor) -> None:
+        if "absorbed" in record.want:
+            current = record.current()
+            current.add(current.biases, path, record.unscaled(per_row(grad.float()) * offset))
 
     return store
 

@@ -14,6 +14,7 @@ from lrp_hooks.attribute import build_relevance
 from lrp_hooks.errors import ContextLengthError, GradientError, InputError, NonFiniteError, RemovedError, TargetError
 from lrp_hooks.patching import replace_forward
 from lrp_hooks.relevance import Relevance
+from lrp_hooks.structure import embedding_device, vocabulary_of
 from lrp_hooks.tape import ForwardRecord
 from lrp_hooks.targets import AnyTarget, Custom, SequenceLogProb, SequenceLogProbDiff, Target, TopToken, top_tokens
 
@@ -92,7 +93,7 @@ class Trace:
     def _logits(self, columns: Tensor) -> Tensor:
         """Logits [B, P, V] at columns [B, P]: the model's own head on the captured hidden states."""
         self._check()
-        wanted = columns.unique()
+        wanted = torch.unique(columns)
         model, decoder = self._lrp.model, self._lrp.skeleton.decoder
         hidden = copy.copy(self._hidden)
         keep = self._keep(wanted)
@@ -149,9 +150,9 @@ class Trace:
         self._record.want = frozenset(name for name, wanted in wants.items() if wanted)
         with torch.enable_grad():
             value, position, words = self._evaluate(target)
-        if not torch.isfinite(value).all():
-            raise NonFiniteError(f"the target is not finite: {words} = {value.tolist()}")
-        return self._backward(value, position, words)
+            if not torch.isfinite(value).all():
+                raise NonFiniteError(f"the target is not finite: {words} = {value.tolist()}")
+            return self._backward(value, position, words)
 
     def _evaluate(self, target: AnyTarget) -> tuple[Tensor, Tensor, str]:
         """The target's value per row with its graph, its position per row, and its description."""
@@ -185,7 +186,9 @@ class Trace:
 
     def _continuation_difference(self) -> Tensor:
         if self.prompt_length is None:
-            raise TargetError("SequenceLogProbDiff needs a trace made by lrp.trace_continuations(prompt, target, contrast)")
+            raise TargetError(
+                "SequenceLogProbDiff needs a trace made by lrp.trace_continuations(prompt, target, contrast)"
+            )
         sign = torch.tensor([1.0, -1.0], device=self.attention_mask.device)
         return self._span_log_prob(self.prompt_length, None) * sign
 
@@ -200,7 +203,9 @@ class Trace:
             if torch.isfinite(relevance.layers).all() and torch.isfinite(relevance.tokens).all():
                 lrp.tape.last = record
                 return relevance
-        raise NonFiniteError(f"the relevance of {words} is not finite in {next(lrp.model.parameters()).dtype}. do: float32")
+        raise NonFiniteError(
+            f"the relevance of {words} is not finite in {next(lrp.model.parameters()).dtype}. do: float32"
+        )
 
 
 def _last_hidden(output: Any) -> Tensor:
@@ -219,7 +224,9 @@ def prepare_inputs(model: Any, inputs: dict[str, Any], *, allow_beyond_max: bool
     ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
     given = ids if ids is not None else embeds
     if given is None or (ids is not None and embeds is not None):
-        raise InputError("pass either input_ids or inputs_embeds. do: lrp.trace(**tokenizer(prompt, return_tensors='pt'))")
+        raise InputError(
+            "pass either input_ids or inputs_embeds. do: lrp.trace(**tokenizer(prompt, return_tensors='pt'))"
+        )
     if not isinstance(given, Tensor) or given.dim() != (2 if ids is not None else 3):
         raise InputError("input_ids must be a tensor [B, T]. do: tokenizer(prompt, return_tensors='pt')")
     if given.shape[0] == 0 or given.shape[1] == 0:
@@ -240,8 +247,6 @@ def prepare_inputs(model: Any, inputs: dict[str, Any], *, allow_beyond_max: bool
             f"the prompt has {given.shape[1]} tokens, the model's maximum is {maximum}. "
             "do: shorten it, or allow_beyond_max=True if the model's positions extrapolate"
         )
-    from lrp_hooks.structure import embedding_device
-
     device = embedding_device(model)
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
@@ -249,7 +254,7 @@ def prepare_inputs(model: Any, inputs: dict[str, Any], *, allow_beyond_max: bool
 def _check_ids(model: Any, ids: Tensor) -> None:
     if ids.is_floating_point() or ids.dtype == torch.bool:
         raise InputError(f"input_ids must be integers, got {ids.dtype}")
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = vocabulary_of(model)
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= vocabulary:
         raise InputError(f"token id {low if low < 0 else high} is outside the embedding's {vocabulary} entries")

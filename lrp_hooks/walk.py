@@ -1,8 +1,8 @@
 """The walk over one tiny forward's autograd graph: every node is linear, a constant's, or claimed by a rule.
 
 Scanning modules misses what a forward computes inline (a tanh, a product of two branches, a softmax). The autograd
-graph misses nothing: any node that is neither linear in what carries gradient nor one of our rules is reported, with the
-module in whose forward it was made.
+graph misses nothing: any node that is neither linear in what carries gradient nor one of our rules is reported, with
+the module in whose forward it was made.
 """
 
 from __future__ import annotations
@@ -18,21 +18,63 @@ from torch import Tensor, nn
 from lrp_hooks.ops import RuleFunction
 from lrp_hooks.rules.attention import AttentionInputs, AttentionOutput
 
-LINEAR_NODES = frozenset(
-    """
-    AccumulateGrad Add AddBackward0 AliasBackward0 AsStridedBackward0 CatBackward0 CloneBackward0 ConstantPadNdBackward0
-    CopyBackwards CopySlices CumsumBackward0 DiagonalBackward0 ExpandBackward0 FlipBackward0 GatherBackward0
-    IndexAddBackward0 IndexBackward0 IndexPutBackward0 IndexSelectBackward0 MaskedFillBackward0 MeanBackward0
-    MeanBackward1 MovedimBackward0 NegBackward0 PermuteBackward0 RepeatBackward0 ReshapeAliasBackward0 ReshapeBackward0
-    RollBackward0 RsubBackward1 SelectBackward0 SliceBackward0 SplitBackward0 SplitWithSizesBackward0 SqueezeBackward0
-    SqueezeBackward1 SqueezeBackward2 StackBackward0 SubBackward0 SumBackward0 SumBackward1 SwapaxesBackward0 TBackward0
-    ToCopyBackward0 TransposeBackward0 TransposeBackward1 UnbindBackward0 UnsafeSplitBackward0 UnsafeViewBackward0
-    UnsqueezeBackward0 ViewBackward0 WhereBackward0
-    """.split()
-)
+LINEAR_NODES = {
+    "AccumulateGrad",
+    "Add",
+    "AddBackward0",
+    "AliasBackward0",
+    "AsStridedBackward0",
+    "CatBackward0",
+    "CloneBackward0",
+    "ConstantPadNdBackward0",
+    "CopyBackwards",
+    "CopySlices",
+    "CumsumBackward0",
+    "DiagonalBackward0",
+    "ExpandBackward0",
+    "FlipBackward0",
+    "GatherBackward0",
+    "IndexAddBackward0",
+    "IndexBackward0",
+    "IndexPutBackward0",
+    "IndexSelectBackward0",
+    "MaskedFillBackward0",
+    "MeanBackward0",
+    "MeanBackward1",
+    "MovedimBackward0",
+    "NegBackward0",
+    "PermuteBackward0",
+    "RepeatBackward0",
+    "ReshapeAliasBackward0",
+    "ReshapeBackward0",
+    "RollBackward0",
+    "RsubBackward1",
+    "SelectBackward0",
+    "SliceBackward0",
+    "SplitBackward0",
+    "SplitWithSizesBackward0",
+    "SqueezeBackward0",
+    "SqueezeBackward1",
+    "SqueezeBackward2",
+    "StackBackward0",
+    "SubBackward0",
+    "SumBackward0",
+    "SumBackward1",
+    "SwapaxesBackward0",
+    "TBackward0",
+    "ToCopyBackward0",
+    "TransposeBackward0",
+    "TransposeBackward1",
+    "UnbindBackward0",
+    "UnsafeSplitBackward0",
+    "UnsafeViewBackward0",
+    "UnsqueezeBackward0",
+    "ViewBackward0",
+    "WhereBackward0",
+}
 """Linear in everything that carries gradient (a mask or an index carries none)."""
 
-HOMOGENEOUS_NODES = frozenset({"ReluBackward0"})
+HOMOGENEOUS_NODES = {"ReluBackward0"}
 """f(x) = f'(x) x already: the derivative is the slope."""
 
 PRODUCT_NODES = {

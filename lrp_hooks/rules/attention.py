@@ -29,9 +29,7 @@ class Factors:
     value: float
 
 
-def share_attention(
-    query: float, key: float, value: float, *, softcap_slope: bool = True
-) -> Callable[[Site], Handle]:
+def share_attention(query: float, key: float, value: float, *, softcap_slope: bool = True) -> Callable[[Site], Handle]:
     """The rule with the given factors on the gradients of query, key and value. A factor of 0 detaches.
 
     ``softcap_slope``: a softcap c tanh(s/c) on the scores passes its slope tanh(u)/u (LRP) or its derivative.
@@ -47,13 +45,13 @@ def share_attention(
             if not (torch.is_grad_enabled() and v.requires_grad):
                 return base(module, q, k, v, mask, **kwargs)
             record = site.tape.record
-            q, k, v = AttentionInputs.apply(q, k, v, factors, record, site.block)
+            q, k, v = AttentionInputs.call(q, k, v, factors, record, site.block)
             if softcap_slope and kwargs.get("softcap") is not None:
                 with _TanhSlope():
                     out, weights = base(module, q, k, v, mask, **kwargs)
             else:
                 out, weights = base(module, q, k, v, mask, **kwargs)
-            return AttentionOutput.apply(out, record, site.block), weights
+            return AttentionOutput.call(out, record, site.block), weights
 
         return redirect_attention(site.module, attention)
 
@@ -72,7 +70,9 @@ class AttentionInputs(RuleFunction):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, factors: Factors, record: ForwardRecord | None, block: int | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         outs = tuple(x.view_as(x) for x in (q, k, v))
-        detached = [out for out, factor in zip(outs, (factors.query, factors.key, factors.value), strict=True) if not factor]
+        detached = [
+            out for out, factor in zip(outs, (factors.query, factors.key, factors.value), strict=True) if not factor
+        ]
         ctx.mark_non_differentiable(*detached)
         ctx.save_for_backward(q if factors.query else None, k if factors.key else None, v)
         ctx.factors, ctx.record, ctx.block = factors, record, block
@@ -131,7 +131,7 @@ class SoftcapTanh(RuleFunction):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (u,) = ctx.saved_tensors
         compute = u if u.dtype == torch.float64 else u.float()
-        return (tanh_slope(compute) * grads[0]).to(grads[0].dtype)
+        return ((tanh_slope(compute) * grads[0]).to(grads[0].dtype),)
 
 
 class _TanhSlope(TorchFunctionMode):
@@ -144,5 +144,5 @@ class _TanhSlope(TorchFunctionMode):
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in (torch.tanh, Tensor.tanh) and torch.is_grad_enabled():
-            return SoftcapTanh.apply(args[0])
+            return SoftcapTanh.call(args[0])
         return func(*args, **(kwargs or {}))

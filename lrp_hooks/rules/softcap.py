@@ -24,7 +24,7 @@ class _BeforeCap(RuleFunction):
 
 def explain_before_cap(raw: Tensor, capped: Tensor) -> Tensor:
     """The capped logits [..., V] as values, the raw logits' gradient."""
-    out: Tensor = _BeforeCap.apply(raw, capped.detach())
+    out: Tensor = _BeforeCap.call(raw, capped.detach())
     return out
 
 

@@ -48,7 +48,7 @@ def slope_activation(x: Tensor, value: Tensor, activation: Activation, observe: 
     Source: AttnLRP (arXiv 2402.05602), equation 9. ``x``, ``value``: any shape, one dtype. ``observe`` gets
     (f(x), its gradient) in the backward pass.
     """
-    out: Tensor = _SlopeActivation.apply(x, value, activation, observe)
+    out: Tensor = _SlopeActivation.call(x, value, activation, observe)
     return out
 
 
@@ -91,7 +91,7 @@ def gated_product(
     Source: AttnLRP (arXiv 2402.05602), section 3.3; DESIGN.md, section 3. ``act`` gives the values, ``activation``
     the slope. ``observe`` gets (product, its gradient) in the backward pass.
     """
-    out: Tensor = _GatedProduct.apply(gate, up, act, activation, factors, observe)
+    out: Tensor = _GatedProduct.call(gate, up, act, activation, factors, observe)
     return out
 
 
@@ -115,5 +115,5 @@ def half_product(
     a: Tensor, b: Tensor, factors: tuple[float, float] = (0.5, 0.5), observe: Observer | None = None
 ) -> Tensor:
     """a * b, the relevance shared by ``factors``. Source: AttnLRP (arXiv 2402.05602), section 3.3."""
-    out: Tensor = _Product.apply(a, b, factors, observe)
+    out: Tensor = _Product.call(a, b, factors, observe)
     return out

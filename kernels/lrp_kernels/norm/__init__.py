@@ -47,5 +47,5 @@ def detached_norm(
         spec: the module's arithmetic.
         value: the module's own output, for ``spec.formula == "module"``.
     """
-    out: Tensor = _DetachedNorm.apply(x, weight, bias, spec, value)
+    out: Tensor = _DetachedNorm.call(x, weight, bias, spec, value)
     return out

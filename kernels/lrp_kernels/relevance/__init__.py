@@ -16,4 +16,5 @@ def relevance_sum(x: Tensor, grad: Tensor) -> Tensor:
     Source: gradient x input form of LRP (arXiv 2502.15886).
     """
     dtype = compute_dtype(x)
-    return torch.linalg.vecdot(x.to(dtype), grad.to(dtype))
+    scores: Tensor = torch.linalg.vecdot(x.to(dtype), grad.to(dtype))
+    return scores

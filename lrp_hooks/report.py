@@ -1,0 +1,181 @@
+"""What `doctor` says about an instrumented model: its sites, what has no rule, and whether relevance adds up."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lrp_hooks.ops import BACKEND, Activation, NormSpec
+from lrp_hooks.relevance import Relevance
+from lrp_hooks.sites import GatedSpec, Role, Site
+
+if TYPE_CHECKING:
+    from lrp_hooks.instrument import Instrumentation
+
+LEDGER_LIMITS = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
+"""Largest ledger error that counts as closed; half precision rounds relevance itself by a few percent."""
+
+
+@dataclass(frozen=True)
+class SiteRow:
+    """Sites alike in role, class and parameters."""
+
+    role: str
+    class_name: str
+    parameters: str
+    rule: str
+    count: int
+    error: float
+    first: str
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """Relevance at one residual point of one prompt, in logits; ``error`` is relative to sum |R|."""
+
+    point: int
+    relevance: float
+    absorbed: float
+    error: float
+
+
+@dataclass(frozen=True)
+class AbsorbedShare:
+    """Relevance that one kind of constant kept, in logits, over the whole model."""
+
+    what: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything `lrp-hooks doctor` prints.
+
+    Attributes:
+        verdict: "ok" (every part has a rule, values unchanged, ledger closes), "approximate" (something was let
+            through), or "broken" (the ledger does not close).
+        reason: why the verdict is not "ok".
+    """
+
+    model: str
+    composite: str
+    dtype: str
+    blocks: int
+    mid_points: int
+    attention: str
+    backend: str
+    value_error: float
+    sites: tuple[SiteRow, ...]
+    accepted: tuple[str, ...]
+    ledger: tuple[LedgerRow, ...]
+    absorbed: tuple[AbsorbedShare, ...]
+    explained: float | None
+    verdict: str
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def make_report(lrp: Instrumentation, relevance: Relevance | None = None) -> Report:
+    """Report on an instrumentation, with the ledger of ``relevance`` (first row) when one is given."""
+    config: Any = lrp.model.config
+    dtype = next(lrp.model.parameters()).dtype
+    ledger = _ledger(relevance) if relevance is not None and lrp.composite.is_lrp else ()
+    accepted = tuple(f"{u.operation} in {u.path or '<root>'}" for u in dict.fromkeys(lrp.accepted))
+    verdict, reason = _verdict(lrp, accepted, ledger, dtype)
+    return Report(
+        model=type(lrp.model).__name__,
+        composite=lrp.composite.name,
+        dtype=str(dtype).removeprefix("torch."),
+        blocks=len(lrp.skeleton.blocks),
+        mid_points=sum(child is not None for child in lrp.skeleton.mid),
+        attention=config._attn_implementation or "eager",
+        backend=BACKEND,
+        value_error=lrp.value_error,
+        sites=_site_rows(lrp),
+        accepted=accepted,
+        ledger=ledger,
+        absorbed=_absorbed(relevance),
+        explained=float(relevance.value[0]) if relevance is not None else None,
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def _verdict(
+    lrp: Instrumentation, accepted: tuple[str, ...], ledger: tuple[LedgerRow, ...], dtype: torch.dtype
+) -> tuple[str, str]:
+    limit = LEDGER_LIMITS.get(dtype, 1e-3)
+    worst = max(ledger, key=lambda row: row.error, default=None)
+    if worst is not None and not worst.error <= limit:
+        return (
+            "broken",
+            f"the ledger misses {worst.error:.1e} of sum |R| at residual point {worst.point} (limit {limit:.0e})",
+        )
+    if not lrp.composite.is_lrp:
+        return "approximate", f"composite {lrp.composite.name!r} is not LRP: no ledger to check"
+    if accepted:
+        return "approximate", f"{len(accepted)} operations have no rule; their ordinary gradient is used"
+    return "ok", ""
+
+
+def _site_rows(lrp: Instrumentation) -> tuple[SiteRow, ...]:
+    groups: dict[tuple[str, str, str, str], list[Site]] = defaultdict(list)
+    for site in lrp.sites:
+        rule = lrp.composite.rule_for(site)
+        name = "ordinary gradient" if rule is None else rule.__qualname__.split(".<locals>")[0]
+        groups[site.role.value, type(site.module).__name__, describe_spec(site), name].append(site)
+    return tuple(
+        SiteRow(role, class_name, spec, rule, len(sites), max(s.error for s in sites), sites[0].path or "<root>")
+        for (role, class_name, spec, rule), sites in groups.items()
+    )
+
+
+def describe_spec(site: Site) -> str:
+    """The probed parameters of a site in a few words."""
+    spec = site.spec
+    if isinstance(spec, NormSpec):
+        weight = "1+w" if spec.weight_offset else "w"
+        return f"{spec.formula}, {weight}, eps {spec.eps:g}"
+    if isinstance(spec, Activation):
+        return spec.name
+    if site.role is Role.GATED:
+        gated: GatedSpec = spec[0]
+        fused = f"{gated.gate} ({'gate' if gated.gate_first else 'up'} first)"
+        return f"{spec[1].name}, {fused if gated.gate == gated.up else f'{gated.gate} x {gated.up}'}"
+    return f"c = {spec:g}" if isinstance(spec, float) else ""
+
+
+def _ledger(relevance: Relevance) -> tuple[LedgerRow, ...]:
+    if relevance.absorbed is None:
+        return ()
+    errors = relevance.ledger()[0]
+    return tuple(
+        LedgerRow(
+            point,
+            float(relevance.layers[0, point].sum()),
+            float(relevance.absorbed.above(point)[0]),
+            float(errors[point]),
+        )
+        for point in range(relevance.layers.shape[1])
+    )
+
+
+def _absorbed(relevance: Relevance | None) -> tuple[AbsorbedShare, ...]:
+    if relevance is None or relevance.absorbed is None:
+        return ()
+    kept = relevance.absorbed
+    shares = [
+        AbsorbedShare("softmax attention", float(kept.attention[0].sum())),
+        AbsorbedShare("learned positions", float(kept.positions[0])),
+    ]
+    by_name: dict[str, float] = defaultdict(float)
+    for path, share in kept.biases.items():
+        by_name[f"constant of {path.rsplit('.', 1)[-1]}"] += float(share[0])
+    shares += [AbsorbedShare(name, share) for name, share in sorted(by_name.items(), key=lambda item: -abs(item[1]))]
+    return tuple(shares)

@@ -1,0 +1,148 @@
+"""Tiny random models of every family that must be covered, re-initialised so that no ingredient is invisible.
+
+With default initialisation biases are zero, norms are one and missing tangents or a missing key path change nothing that
+a tolerance would see. Here matrices are N(0, 1/fan_in), embeddings N(0, 1), and every vector gets N(0, 0.3) added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from transformers import AutoConfig, AutoModelForCausalLM
+
+VOCABULARY = 97
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+HEAD = {"head_dim": 8}
+WINDOW = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+GPT2 = {
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 64,
+    "vocab_size": VOCABULARY,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+BIASED = {"attention_bias": True}
+
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {**SIZES, **BIASED, "mlp_bias": True}),
+    "llama-bias-free": ("llama", SIZES),
+    "mistral": ("mistral", {**SIZES, "sliding_window": 5}),
+    "qwen2": ("qwen2", SIZES),
+    "qwen3": ("qwen3", {**SIZES, **HEAD, **BIASED}),
+    "gemma": ("gemma", {**SIZES, **HEAD, **BIASED}),
+    "gemma2": (
+        "gemma2",
+        {**SIZES, **HEAD, **WINDOW, **BIASED, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0},
+    ),
+    "gemma3": ("gemma3_text", {**SIZES, **HEAD, **WINDOW, **BIASED}),
+    "phi": ("phi", {**SIZES, "num_key_value_heads": 4}),
+    "phi-qk-norm": ("phi", {**SIZES, "num_key_value_heads": 4, "qk_layernorm": True}),
+    "phi3": ("phi3", SIZES),
+    "gpt2": ("gpt2", GPT2),
+    "gpt_neox": ("gpt_neox", {k: v for k, v in SIZES.items() if k != "num_key_value_heads"}),
+    "gpt_neox-sequential": (
+        "gpt_neox",
+        {**{k: v for k, v in SIZES.items() if k != "num_key_value_heads"}, "use_parallel_residual": False},
+    ),
+    "stablelm": ("stablelm", {**SIZES, "use_qkv_bias": True}),
+    "stablelm-parallel": ("stablelm", {**SIZES, "use_parallel_residual": True, "qk_layernorm": True}),
+    "olmo": ("olmo", {**SIZES, **BIASED}),
+    "olmo2": ("olmo2", {**SIZES, **BIASED}),
+    "olmo3": ("olmo3", {**SIZES, **WINDOW, **BIASED}),
+    "cohere": ("cohere", {**SIZES, **BIASED}),
+    "cohere-qk-norm": ("cohere", {**SIZES, "use_qk_norm": True}),
+    "cohere2": ("cohere2", {**SIZES, **HEAD, **WINDOW, **BIASED}),
+    "granite": (
+        "granite",
+        {
+            **SIZES,
+            **BIASED,
+            "mlp_bias": True,
+            "residual_multiplier": 0.7,
+            "embedding_multiplier": 3.0,
+            "logits_scaling": 2.0,
+        },
+    ),
+    "smollm3": ("smollm3", {**SIZES, **BIASED, "mlp_bias": True}),
+    "glm4": ("glm4", {**SIZES, **HEAD, **BIASED}),
+    "starcoder2": ("starcoder2", {**SIZES, "sliding_window": 5}),
+    "exaone4": ("exaone4", {**SIZES, **WINDOW}),
+    "nemotron": ("nemotron", {**SIZES, **BIASED, "mlp_bias": True}),
+    "helium": ("helium", {**SIZES, **HEAD, **BIASED, "mlp_bias": True}),
+    "ernie4_5": ("ernie4_5", {**SIZES, "use_bias": True}),
+    "seed_oss": ("seed_oss", {**SIZES, **HEAD, "attention_out_bias": True, "mlp_bias": True}),
+}
+
+
+def build(
+    name: str, *, seed: int = 0, dtype: torch.dtype = torch.float64, attn_implementation: str | None = None
+) -> Any:
+    """A tiny model of the family in eval mode, re-initialised."""
+    kind, options = FAMILIES[name]
+    config = AutoConfig.for_model(kind, **options)
+    # sdpa has no softcap: gemma2 runs eager, as its own default does
+    attention = attn_implementation or ("eager" if kind == "gemma2" else "sdpa")
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval()
+    reinitialise(model, seed)
+    return model
+
+
+def reinitialise(model: Any, seed: int = 0) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    embedding = model.get_input_embeddings().weight
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.dtype)
+            if parameter.dim() == 1:
+                parameter.add_(0.3 * noise)
+            elif parameter is embedding:
+                parameter.copy_(noise)
+            else:
+                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
+
+
+def inputs(name: str, batch: int = 1, length: int = 12, seed: int = 0) -> Tensor:
+    """Random token ids [batch, length] that avoid the special ones."""
+    return torch.randint(3, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+class _ExactFloat64(TorchFunctionMode):
+    """Casts of float64 tensors to float32 do nothing."""
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
+            if func is Tensor.float:
+                return args[0]
+            if func is Tensor.to:
+                args = tuple(torch.float64 if a is torch.float32 else a for a in args)
+            if kwargs.get("dtype") is torch.float32 and func is not torch.zeros_like:
+                kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def exact_float64() -> Iterator[None]:
+    """Transformers computes norms and softmax in float32 whatever the model's dtype; inside, float64 stays float64."""
+    with _ExactFloat64():
+        yield
