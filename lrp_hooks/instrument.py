@@ -103,7 +103,12 @@ class Instrumentation(NotCopyable):
         self.detection: Detection = detect(model)
         attention = [p for p, f in self.detection.findings.items() if f.role is Role.ATTENTION]
         self._flags = [(m, m.training) for m in model.modules()]
-        self._frozen = [(p, p.requires_grad) for p in model.parameters()]
+        # by name: accelerate puts new placeholder parameters into offloaded modules after every forward
+        self._frozen = [
+            (module, name, p.requires_grad)
+            for module in model.modules()
+            for name, p in module.named_parameters(recurse=False)
+        ]
         self._handles: list[Handle] = []
         self._removed = False
         try:
@@ -138,8 +143,8 @@ class Instrumentation(NotCopyable):
         for handle in reversed(self._handles):
             handle.remove()
         self._handles.clear()
-        for parameter, flag in self._frozen:
-            parameter.requires_grad_(flag)
+        for owner, name, flag in self._frozen:
+            owner.get_parameter(name).requires_grad_(flag)
         for module, flag in self._flags:
             module.training = flag
         self.tape.record = self.tape.last = None
@@ -153,8 +158,8 @@ class Instrumentation(NotCopyable):
             raise RemovedError("the instrumentation was removed. do: instrument(model) again")
 
     def _freeze(self) -> None:
-        for parameter, _ in self._frozen:
-            parameter.requires_grad_(False)
+        for owner, name, _ in self._frozen:
+            owner.get_parameter(name).requires_grad_(False)
         for module, _ in self._flags:
             module.training = False
 

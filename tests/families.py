@@ -1,7 +1,7 @@
 """Tiny random models of every family that must be covered, re-initialised so that no ingredient is invisible.
 
-With default initialisation biases are zero, norms are one and missing tangents or a missing key path change nothing that
-a tolerance would see. Here matrices are N(0, 1/fan_in), embeddings N(0, 1), and every vector gets N(0, 0.3) added.
+With default initialisation biases are zero, norms are one and missing tangents or a missing key path change nothing
+that a tolerance would see. Here matrices are N(0, 1/fan_in), embeddings N(0, 1), and every vector gets N(0, 0.3) added.
 """
 
 from __future__ import annotations

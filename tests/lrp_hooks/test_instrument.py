@@ -45,7 +45,10 @@ def snapshot(model: nn.Module) -> list[tuple[Any, ...]]:
             },
             module.training,
             [len(getattr(module, name)) for name in vars(nn.Module()) if name.endswith("_hooks")],
-            [(name, p.requires_grad, id(p)) for name, p in module.named_parameters(recurse=False)],
+            [
+                (name, p.requires_grad, None if p.is_meta else id(p))  # accelerate makes new placeholders on every call
+                for name, p in module.named_parameters(recurse=False)
+            ],
             id(type(module).forward),
         )
         for path, module in model.named_modules()
@@ -309,7 +312,7 @@ def test_what_cannot_be_instrumented_is_refused_and_left_untouched() -> None:
     before = snapshot(model)
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
-    with pytest.raises(NonFiniteError, match="layers.1.mlp.down_proj.weight"):
+    with pytest.raises(NonFiniteError, match=r"layers\.1\.mlp\.down_proj\.weight"):
         instrument(model)
     assert snapshot(model) == before
 
