@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Instrumentation": "instrument",
-    "instrument": "instrument",
+    "Instrumentation": "instrumentation",
+    "instrument": "instrumentation",
     "Composite": "composites",
     "Rule": "composites",
     "Role": "sites",
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from lrp_hooks.composites import Rule as Rule
     from lrp_hooks.errors import LrpError as LrpError
     from lrp_hooks.errors import UnclaimedModuleError as UnclaimedModuleError
-    from lrp_hooks.instrument import Instrumentation as Instrumentation
-    from lrp_hooks.instrument import instrument as instrument
+    from lrp_hooks.instrumentation import Instrumentation as Instrumentation
+    from lrp_hooks.instrumentation import instrument as instrument
     from lrp_hooks.relevance import Absorbed as Absorbed
     from lrp_hooks.relevance import Relevance as Relevance
     from lrp_hooks.sites import Role as Role
@@ -64,10 +64,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'lrp_hooks' has no attribute {name!r}")
-    home = import_module(f"lrp_hooks.{_HOME[name]}")
-    if _HOME[name] == name:  # `from lrp_hooks import instrument` means the function, not the module
-        globals()[name] = getattr(home, name)
-    return getattr(home, name)
+    return getattr(import_module(f"lrp_hooks.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

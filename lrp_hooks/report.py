@@ -13,7 +13,7 @@ from lrp_hooks.relevance import Relevance
 from lrp_hooks.sites import GatedSpec, Role, Site
 
 if TYPE_CHECKING:
-    from lrp_hooks.instrument import Instrumentation
+    from lrp_hooks.instrumentation import Instrumentation
 
 LEDGER_LIMITS = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 """Largest ledger error that counts as closed; half precision rounds relevance itself by a few percent."""

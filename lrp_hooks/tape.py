@@ -221,13 +221,13 @@ def relevance_bias(bias: Tensor, grad: Tensor) -> Tensor:
 
 
 def store_neurons(record: ForwardRecord | None, block: int | None) -> Store | None:
-    """Neuron scores: act(gate) * up times its gradient, per element, on request."""
+    """Neuron scores: act(gate) * up (in the compute dtype) times its gradient, per element, on request."""
     if record is None or block is None:
         return None
 
     def store(value: Tensor, grad: Tensor) -> None:
         if "neurons" in record.want:
             current = record.current()
-            current.add(current.neurons, block, record.unscaled(value.float() * grad.float()))
+            current.add(current.neurons, block, record.unscaled(value * grad.to(value.dtype)))
 
     return store

@@ -19,7 +19,7 @@ from lrp_hooks.tape import ForwardRecord
 from lrp_hooks.targets import AnyTarget, Custom, SequenceLogProb, SequenceLogProbDiff, Target, TopToken, top_tokens
 
 if TYPE_CHECKING:
-    from lrp_hooks.instrument import Instrumentation
+    from lrp_hooks.instrumentation import Instrumentation
 
 HALF_SEED_SCALES = (256.0, 16.0, 1.0, 1.0 / 16.0)
 """float16 seeds, tried in order until no score overflows."""

@@ -40,6 +40,7 @@ GPT2 = {
     "eos_token_id": 2,
 }
 BIASED = {"attention_bias": True}
+CAPS = {"attn_logit_softcapping": 0.3, "query_pre_attn_scalar": 2, "final_logit_softcapping": 5.0}
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {**SIZES, **BIASED, "mlp_bias": True}),
@@ -50,7 +51,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma": ("gemma", {**SIZES, **HEAD, **BIASED}),
     "gemma2": (
         "gemma2",
-        {**SIZES, **HEAD, **WINDOW, **BIASED, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0},
+        {**SIZES, **HEAD, **WINDOW, **BIASED, **CAPS},
     ),
     "gemma3": ("gemma3_text", {**SIZES, **HEAD, **WINDOW, **BIASED}),
     "phi": ("phi", {**SIZES, "num_key_value_heads": 4}),

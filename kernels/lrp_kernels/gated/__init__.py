@@ -74,7 +74,7 @@ class _GatedProduct(RuleFunction):
         gate, up = ctx.saved_tensors
         to_gate, to_up, value = gated_backward(grads[0], gate, up, ctx.activation, *ctx.factors)
         if ctx.observe is not None:
-            ctx.observe(value * up, grads[0])
+            ctx.observe(value * up.to(value.dtype), grads[0])
         return to_gate, to_up, None, None, None, None
 
 
@@ -107,7 +107,7 @@ class _Product(RuleFunction):
         a, b = ctx.saved_tensors
         to_a, to_b = ctx.factors
         if ctx.observe is not None:
-            ctx.observe(a * b, grads[0])
+            ctx.observe((a * b).to(compute_dtype(a)), grads[0])
         return (grads[0] * b).mul_(to_a) if to_a else None, (grads[0] * a).mul_(to_b) if to_b else None, None, None
 
 
