@@ -40,7 +40,7 @@ GPT2 = {
     "eos_token_id": 2,
 }
 BIASED = {"attention_bias": True}
-CAPS = {"attn_logit_softcapping": 0.3, "query_pre_attn_scalar": 2, "final_logit_softcapping": 5.0}
+CAPS = {"attn_logit_softcapping": 1.0, "query_pre_attn_scalar": 2, "final_logit_softcapping": 5.0}
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {**SIZES, **BIASED, "mlp_bias": True}),
@@ -114,8 +114,8 @@ def reinitialise(model: Any, seed: int = 0) -> None:
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.dtype)
             if parameter.dim() == 1:
                 parameter.add_(0.3 * noise)
-            elif parameter is embedding:
-                parameter.copy_(noise)
+            elif parameter is embedding:  # gemma multiplies its embedding by sqrt(D); let N(0, 1) reach the blocks
+                parameter.copy_(noise / (parameter.shape[1] ** 0.5 if "gemma" in model.config.model_type else 1.0))
             else:
                 parameter.copy_(noise / parameter.shape[-1] ** 0.5)
 
