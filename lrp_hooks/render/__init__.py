@@ -1,0 +1,1 @@
+"""Pictures of relevance: terminal, self-contained HTML, SVG, PNG, PDF."""
