@@ -1,0 +1,153 @@
+"""Commands and their options; the work is done in the modules beside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="lrp-hooks",
+    help="Why did the model prefer this token? Contrastive attribution by layer-wise relevance propagation.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ModelName = Annotated[str, typer.Argument(help="Folder, hub name, .gguf file, or 'demo' (SmolLM2-135M-Instruct).")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, or auto to spread with accelerate.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the checkpoint.")]
+Attention = Annotated[str | None, typer.Option(help="eager, sdpa, flex_attention, flash_attention_2.")]
+CompositeName = Annotated[str, typer.Option(help="attnlrp, cp-lrp or gradient.")]
+Unknown = Annotated[str, typer.Option(help="Non-linear parts without a rule: error, or gradient to let them through.")]
+RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run model code from the repository.")]
+Checkpoint = Annotated[str, typer.Option(help="Recompute blocks in the backward pass: auto, on or off.")]
+Out = Annotated[
+    list[Path] | None,
+    typer.Option("--out", "-o", help="File to write; suffix .html .svg .png .pdf .txt .json. May be repeated."),
+]
+Palette = Annotated[str, typer.Option(help="red-blue or orange-purple.")]
+
+
+@app.command()
+def attribute(
+    model: ModelName,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; '-' reads standard input.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="File with the prompt.")] = None,
+    messages: Annotated[
+        str | None, typer.Option(help="Chat messages: JSON list of {role, content}, a file with one, or '-'.")
+    ] = None,
+    completion: Annotated[str, typer.Option(help="What the model has said so far; appended to the prompt.")] = "",
+    ids: Annotated[str | None, typer.Option(help="Token ids, separated by commas, instead of text.")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="Token by text, '#id' or 'rank:N'. Default: the first choice.")
+    ] = None,
+    contrast: Annotated[
+        list[str] | None,
+        typer.Option("--contrast", "-c", help="Token preferred against; repeat for several. Default: rank:2."),
+    ] = None,
+    kind: Annotated[
+        str, typer.Option("--of", help="logit-diff, logit, max-logit, demeaned-logit, topk-mean-logit or log-prob.")
+    ] = "logit-diff",
+    position: Annotated[int, typer.Option(help="Whose next token is explained; negative from the end.")] = -1,
+    composite: CompositeName = "attnlrp",
+    compare: Annotated[
+        list[str] | None, typer.Option(help="Another composite to show beside; may be repeated.")
+    ] = None,
+    normalize: Annotated[str, typer.Option(help="max, sum, signed-sum or none.")] = "max",
+    first_token_special: Annotated[bool, typer.Option(help="Gray the first token too.")] = False,
+    top: Annotated[int, typer.Option(help="Rows of the next-token and relevance tables.")] = 10,
+    out: Out = None,
+    palette: Palette = "red-blue",
+    dtype: Dtype = "auto",
+    device: Device = None,
+    revision: Revision = None,
+    attn_implementation: Attention = None,
+    checkpoint: Checkpoint = "auto",
+    unknown: Unknown = "error",
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """Explain why the model prefers one token over another: relevance of every input token."""
+    from lrp_hooks.cli import attribute as command
+    from lrp_hooks.cli.inputs import PromptSource
+
+    command.run(
+        command.Request(
+            source=PromptSource(prompt, prompt_file, messages, completion, ids),
+            target=target,
+            contrasts=tuple(contrast or ()),
+            kind=kind,
+            position=position,
+            composites=(composite, *(compare or ())),
+            normalize=normalize,
+            first_token_special=first_token_special,
+            top=top,
+            outputs=tuple(out or ()),
+            palette=palette,
+            checkpoint=checkpoint,
+            unknown=unknown,
+        ),
+        model=model,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        attn_implementation=attn_implementation,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+@app.command()
+def doctor(
+    model: ModelName,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Prompt to close the ledger on.")] = None,
+    composite: CompositeName = "attnlrp",
+    unknown: Unknown = "error",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    revision: Revision = None,
+    attn_implementation: Attention = None,
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """Say whether the model's relevance can be trusted: sites, rules, probe errors, and the ledger.
+
+    Exit status: 0 every part has a rule and the ledger closes; 1 otherwise.
+    """
+    from lrp_hooks.cli import doctor as command
+
+    status = command.run(
+        model,
+        prompt=prompt,
+        composite=composite,
+        unknown=unknown,
+        as_json=as_json,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        attn_implementation=attn_implementation,
+        trust_remote_code=trust_remote_code,
+    )
+    raise typer.Exit(status)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where to write the heatmap files.")] = Path("demo"),
+    palette: Palette = "red-blue",
+) -> None:
+    """Explain a real prediction of SmolLM2-135M-Instruct and write heatmap files."""
+    from lrp_hooks.cli import demo as command
+
+    command.run(folder, palette)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Options that are for no command."""
+    if version:
+        from lrp_hooks import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit

@@ -1,0 +1,135 @@
+"""``lrp-hooks attribute``: load, trace, attribute, show, save."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lrp_hooks.checkpointing import Mode
+from lrp_hooks.cli.inputs import PromptSource, make_target
+from lrp_hooks.demo_model import LoadedModel
+from lrp_hooks.errors import InputError, LrpError
+from lrp_hooks.instrumentation import instrument
+from lrp_hooks.loading import load_model
+from lrp_hooks.render.colours import palette_by_name
+from lrp_hooks.render.heatmap import NORMALIZATIONS, Heatmap
+from lrp_hooks.render.output import SUFFIXES, save
+from lrp_hooks.render.text import print_heatmap
+from lrp_hooks.targets import TopToken
+from lrp_hooks.tokens import visible
+
+CHECKPOINT: dict[str, Mode] = {"auto": "auto", "on": True, "off": False}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, checked before the model is loaded."""
+
+    source: PromptSource
+    target: str | None = None
+    contrasts: tuple[str, ...] = ()
+    kind: str = "logit-diff"
+    position: int = -1
+    composites: tuple[str, ...] = ("attnlrp",)
+    normalize: str = "max"
+    first_token_special: bool = False
+    top: int = 10
+    outputs: tuple[Path, ...] = ()
+    palette: str = "red-blue"
+    checkpoint: str = "auto"
+    unknown: str = "error"
+    title: str = ""
+
+    def check(self) -> None:
+        """Raise for what can be known to be wrong without the model."""
+        from lrp_hooks.composites import resolve
+
+        palette_by_name(self.palette)
+        for composite in self.composites:
+            resolve(composite)
+        for path in self.outputs:
+            if path.suffix not in SUFFIXES:
+                raise LrpError(f"{path.name}: unknown format {path.suffix!r}. choices: {', '.join(SUFFIXES)}")
+        if self.normalize not in NORMALIZATIONS:
+            raise LrpError(f"unknown normalization {self.normalize!r}. choices: {', '.join(NORMALIZATIONS)}")
+        if self.checkpoint not in CHECKPOINT:
+            raise InputError(f"--checkpoint {self.checkpoint!r} is unknown. choices: {', '.join(CHECKPOINT)}")
+        if self.top < 1:
+            raise InputError("--top must be at least 1")
+
+
+def run(request: Request, *, model: str, **loading: Any) -> None:
+    """The whole command."""
+    request.check()
+    console, notes = consoles()
+    with working(notes, f"loading {model}") as progress:
+        loaded = load_model(model, progress=not progress, **loading)
+    explain(request, loaded, console, notes)
+
+
+def explain(request: Request, loaded: LoadedModel, console: Console, notes: Console) -> list[Heatmap]:
+    """Attribute with every composite, print the first and save all."""
+    batch: dict[str, Any] = request.source.encode(loaded.tokenizer)
+    target = make_target(request.kind, request.target, request.contrasts, request.position, loaded.tokenizer)
+    heatmaps: list[Heatmap] = []
+    for composite in request.composites:
+        with working(notes, f"{composite}: {batch['input_ids'].shape[1]} tokens"):
+            options: Any = {"unknown": request.unknown, "checkpoint": CHECKPOINT[request.checkpoint]}
+            with instrument(loaded.model, composite, **options) as lrp:
+                trace = lrp.trace(**batch)
+                if not heatmaps:
+                    table = trace.top(request.top, position=request.position, tokenizer=loaded.tokenizer)
+                relevance = trace.attribute(target)
+        heatmaps.append(
+            Heatmap.from_relevance(
+                relevance,
+                loaded.tokenizer,
+                model=loaded.name,
+                title=request.title or (composite if len(request.composites) > 1 else ""),
+                normalize=request.normalize,
+                first_token_special=request.first_token_special,
+            )
+        )
+        if len(heatmaps) == 1:
+            console.print(top_table(table))
+        console.print()
+        print_heatmap(heatmaps[-1], console, palette=request.palette, top=request.top)
+    for path in request.outputs:
+        save(heatmaps, path, title=f"Why? {heatmaps[0].target}", palette=request.palette)
+        notes.print(f"wrote {path}", markup=False, highlight=False)
+    return heatmaps
+
+
+def consoles() -> tuple[Console, Console]:
+    """Standard output for results and standard error for notes; wide enough for the tables when piped to a file."""
+    out, notes = Console(), Console(stderr=True, soft_wrap=True)
+    return out if out.is_terminal else Console(width=120), notes
+
+
+@contextmanager
+def working(notes: Console, words: str) -> Iterator[bool]:
+    """A spinner with the words on a terminal, a line otherwise. Yields whether something moves."""
+    if notes.is_terminal:
+        with notes.status(escape(words)):
+            yield True
+    else:
+        notes.print(f"{words} …", markup=False, highlight=False)
+        yield False
+
+
+def top_table(rows: list[TopToken]) -> Table:
+    """The model's next-token candidates."""
+    table = Table(title="next token", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for name in ("rank", "token", "id", "logit", "probability"):
+        table.add_column(name, justify="left" if name == "token" else "right", header_style="dim")
+    for row in rows:
+        text = escape(repr(visible(row.text)))
+        table.add_row(str(row.rank), text, str(row.id), f"{row.logit:.3f}", f"{row.probability:.2%}")
+    return table

@@ -1,0 +1,122 @@
+"""``lrp-hooks doctor``: what each module is to LRP, and whether relevance adds up on a prompt."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lrp_hooks.cli.attribute import consoles, working
+from lrp_hooks.errors import UnclaimedModuleError
+from lrp_hooks.instrumentation import Instrumentation, instrument
+from lrp_hooks.loading import load_model
+from lrp_hooks.relevance import Relevance
+from lrp_hooks.report import LEDGER_LIMITS, Report
+from lrp_hooks.structure import probe_ids
+from lrp_hooks.targets import LogitDiff
+
+DEFAULT_PROMPT = "When Mary and John went to the store, John gave a drink to"
+
+
+def run(model: str, *, prompt: str | None, composite: str, unknown: str, as_json: bool, **loading: Any) -> int:
+    """Print the report; 0 when every part has a rule and the ledger closes, else 1."""
+    console, notes = consoles()
+    with working(notes, f"loading {model}"):
+        loaded = load_model(model, **loading)
+    try:
+        lrp = instrument(loaded.model, composite, unknown=unknown)  # type: ignore[arg-type]
+    except UnclaimedModuleError as error:
+        if as_json:
+            refusal = {"verdict": "refused", "path": error.path, "class": error.class_name, "tried": error.tried}
+            console.print_json(json.dumps({**refusal, "reason": str(error)}))
+        else:
+            console.print(f"refused: {error}", style="red", markup=False, highlight=False)
+        return 1
+    with lrp:
+        report = lrp.report(_attribute(lrp, loaded.tokenizer, prompt))
+    if as_json:
+        console.print_json(json.dumps(report.to_dict()))
+    else:
+        show(report, console)
+    return 0 if report.verdict == "ok" else 1
+
+
+def _attribute(lrp: Instrumentation, tokenizer: Any, prompt: str | None) -> Relevance:
+    """Relevance of the model's first against its second choice after the prompt."""
+    if tokenizer is None:
+        return lrp.trace(input_ids=probe_ids(lrp.model)[:1]).attribute(LogitDiff())
+    batch = tokenizer(prompt or DEFAULT_PROMPT, return_tensors="pt")
+    return lrp.trace(**batch).attribute(LogitDiff(tokenizer=tokenizer))
+
+
+def show(report: Report, console: Console) -> None:
+    """The report for people."""
+    facts = {
+        "model": report.model,
+        "composite": report.composite,
+        "dtype": report.dtype,
+        "blocks": f"{report.blocks} ({report.mid_points} with a point between attention and MLP)",
+        "attention": report.attention,
+        "operators": report.backend,
+        "logits changed by": f"{report.value_error:g}" + (" (bit for bit equal)" if report.value_error == 0 else ""),
+    }
+    for name, value in facts.items():
+        console.print(f"[dim]{name:<18}[/]{escape(value)}", highlight=False)
+    console.print()
+    console.print(_sites(report))
+    for entry in report.accepted:
+        console.print(f"no rule: {entry}", style="yellow", markup=False)
+    if report.ledger:
+        console.print()
+        console.print(_ledger(report))
+        console.print(_absorbed(report))
+    style = {"ok": "bold green", "approximate": "bold yellow"}.get(report.verdict, "bold red")
+    words = report.verdict + (f": {report.reason}" if report.reason else ": every part has its rule, relevance adds up")
+    console.print(f"\nverdict  {words}", style=style, markup=False, highlight=False)
+
+
+def _sites(report: Report) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("role", "class", "count", "parameters", "rule", "probe error", "first"):
+        table.add_column(name, justify="right" if name in ("count", "probe error") else "left", overflow="fold")
+    for row in report.sites:
+        error = "exact" if row.error == 0 else f"{row.error:.1e}"
+        cells = (row.role, row.class_name, str(row.count), row.parameters, row.rule, error, row.first)
+        table.add_row(*(escape(cell) for cell in cells))
+    return table
+
+
+def _ledger(report: Report) -> Table:
+    limit = LEDGER_LIMITS.get(_dtype(report), 1e-3)
+    title = f"ledger: relevance + absorbed above = {report.explained:+.4f} logits (limit {limit:g} of sum |R|)"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for name in ("residual point", "relevance", "absorbed above", "error"):
+        table.add_column(name, justify="right", header_style="dim")
+    shown = sorted({0, len(report.ledger) // 2, len(report.ledger) - 1, _worst(report)})
+    for point in shown:
+        row = report.ledger[point]
+        name = f"{point} (worst)" if point == _worst(report) else str(point)
+        table.add_row(name, f"{row.relevance:+.4f}", f"{row.absorbed:+.4f}", f"{row.error:.1e}")
+    return table
+
+
+def _absorbed(report: Report) -> Table:
+    table = Table(title="absorbed", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table.add_column("by", header_style="dim")
+    table.add_column("logits", justify="right", header_style="dim")
+    for share in report.absorbed[:12]:
+        table.add_row(escape(share.what), f"{share.share:+.4f}")
+    return table
+
+
+def _worst(report: Report) -> int:
+    return max(range(len(report.ledger)), key=lambda i: report.ledger[i].error)
+
+
+def _dtype(report: Report) -> Any:
+    import torch
+
+    return getattr(torch, report.dtype)

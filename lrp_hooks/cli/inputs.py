@@ -1,0 +1,124 @@
+"""Prompts and tokens as they are written on a command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_hooks.errors import InputError, TokenError
+from lrp_hooks.targets import LogitDiff, MaxLogit, Rank, Target, Token, target_by_name
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """Where the prompt comes from: exactly one of text, file, chat messages, ids."""
+
+    prompt: str | None = None
+    file: Path | None = None
+    messages: str | None = None
+    completion: str = ""
+    ids: str | None = None
+
+    def encode(self, tokenizer: Any) -> dict[str, Tensor]:
+        """The batch of one row for the model.
+
+        Raises:
+            InputError: none or several sources, an empty prompt, unreadable files or messages.
+        """
+        given = [name for name in ("prompt", "file", "messages", "ids") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise InputError(
+                f"give exactly one of --prompt, --prompt-file, --messages, --ids (got {', '.join(given) or 'none'})"
+            )
+        if self.ids is not None:
+            return {"input_ids": _parse_ids(self.ids)}
+        if tokenizer is None:
+            raise InputError("this model has no tokenizer. do: give the prompt as --ids 1,2,3")
+        if self.messages is not None:
+            text, special = _chat(tokenizer, _parse_messages(_read(self.messages))), False
+        else:
+            text, special = _read_file(self.file) if self.file is not None else _read_text(self.prompt or ""), True
+        if not text:
+            raise InputError("the prompt is empty: there is no token to explain anything by")
+        batch: Any = tokenizer(text + self.completion, return_tensors="pt", add_special_tokens=special)
+        return {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+
+
+def _read_text(text: str) -> str:
+    return sys.stdin.read() if text == "-" else text
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the prompt from {path}: {error}") from error
+
+
+def _read(argument: str) -> str:
+    """JSON given directly, on standard input, or in a file."""
+    if argument == "-":
+        return sys.stdin.read()
+    return argument if argument.lstrip().startswith("[") else _read_file(Path(argument))
+
+
+def _parse_ids(text: str) -> Tensor:
+    try:
+        ids = [int(part) for part in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise InputError(f"--ids takes whole numbers separated by commas: {error}") from error
+    if not ids:
+        raise InputError("the prompt is empty: there is no token to explain anything by")
+    return torch.tensor([ids])
+
+
+def _parse_messages(text: str) -> list[dict[str, str]]:
+    try:
+        messages = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--messages is no JSON: {error}") from error
+    good = isinstance(messages, list) and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
+    )
+    if not good or not messages:
+        raise InputError('--messages takes a list like [{"role": "user", "content": "..."}]')
+    return list(messages)
+
+
+def _chat(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError("this tokenizer has no chat template. do: give the prompt as --prompt")
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return text
+
+
+def parse_token(text: str) -> Token:
+    """``#123`` is an id, ``rank:2`` a rank, anything else text."""
+    if text.startswith("#") and text[1:].isdigit():
+        return int(text[1:])
+    if text.startswith("rank:"):
+        if not text[5:].isdigit():
+            raise TokenError(f"{text!r}: a rank is written rank:1, rank:2, …")
+        return Rank(int(text[5:]))
+    return text
+
+
+def make_target(kind: str, target: str | None, contrasts: tuple[str, ...], position: int, tokenizer: Any) -> Target:
+    """The target that the options describe."""
+    family: Any = target_by_name(kind)
+    token = Rank(1) if target is None else parse_token(target)
+    if contrasts and family is not LogitDiff:
+        raise InputError(f"--contrast goes with --of logit-diff, not with {kind}")
+    if family is LogitDiff:
+        many: Any = tuple(parse_token(text) for text in contrasts) or Rank(2)
+        return LogitDiff(token, many, position, tokenizer)
+    if family is MaxLogit:
+        return MaxLogit(position, tokenizer)
+    made: Target = family(token, position=position, tokenizer=tokenizer)
+    return made

