@@ -1,0 +1,1 @@
+"""Benchmarks: ratios within one run, never a clock in a test."""

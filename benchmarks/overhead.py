@@ -1,0 +1,210 @@
+"""Instrumented forward + backward against the plain model's forward + input-gradient backward: time and peak memory.
+
+Same model, same attention kernel, same checkpointing, one process for time (the two alternate, so that a slow moment
+of the machine hits both) and a fresh process per number for memory.
+
+    python -m benchmarks.overhead              # the committed result: benchmarks/results/overhead.json
+    python -m benchmarks.overhead --smoke      # under a minute; fails when the ratio leaves its noise
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+RESULT = Path(__file__).parent / "results" / "overhead.json"
+LIMIT, SMOKE_LIMIT = 1.10, 1.25
+"""Bars for the median ratio; the smoke run is short, so its bar leaves room for a noisy machine."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison. ``spread`` is (min, max) of the pairwise time ratios; memory in MB."""
+
+    tokens: int
+    checkpoint: bool
+    plain_seconds: float
+    instrumented_seconds: float
+    ratio: float
+    spread: tuple[float, float]
+    plain_peak: float
+    instrumented_peak: float
+    memory_ratio: float
+    memory_ratio_above_model: float
+
+
+def load() -> Any:
+    from lrp_hooks.demo_model import load_demo_model
+
+    model = load_demo_model().model
+    model.requires_grad_(False)
+    return model
+
+
+def random_ids(tokens: int) -> Any:
+    import torch
+
+    return torch.randint(10, 40_000, (1, tokens), generator=torch.Generator().manual_seed(0))
+
+
+def plain_step(model: Any, ids: Any, checkpoint: bool) -> Callable[[], None]:
+    """What a person does without this package: gradient x input of the plain model."""
+
+    def step() -> None:
+        if checkpoint:  # transformers checkpoints in training mode only; this model has no dropout
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.train()
+        embeds = model.get_input_embeddings()(ids).detach().requires_grad_()
+        logits = model(inputs_embeds=embeds, logits_to_keep=1, use_cache=False).logits
+        (logits[0, -1, 5] - logits[0, -1, 7]).backward()
+        (embeds * embeds.grad).sum(-1)
+        if checkpoint:
+            model.gradient_checkpointing_disable()
+            model.eval()
+
+    return step
+
+
+def instrumented_step(model: Any, ids: Any, checkpoint: bool) -> Callable[[], None]:
+    """The same question with AttnLRP: tokens, every residual point, mid points and absorbed parts."""
+
+    def step() -> None:
+        lrp.checkpointing.mode = checkpoint
+        logits = model(input_ids=ids, logits_to_keep=1, use_cache=False).logits
+        (logits[0, -1, 5] - logits[0, -1, 7]).backward()
+        lrp.relevance()
+
+    from lrp_hooks import instrument
+
+    lrp = instrument(model)
+    return step
+
+
+def seconds(step: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def time_pair(tokens: int, checkpoint: bool, repeats: int) -> tuple[list[float], list[float]]:
+    """Alternating timings of plain and instrumented, each on its own copy of the model, after one warm-up."""
+    ids = random_ids(tokens)
+    plain, instrumented = plain_step(load(), ids, checkpoint), instrumented_step(load(), ids, checkpoint)
+    seconds(plain), seconds(instrumented)
+    pairs = []
+    for i in range(repeats):
+        if i % 2:
+            b, a = seconds(instrumented), seconds(plain)
+        else:
+            a, b = seconds(plain), seconds(instrumented)
+        pairs.append((a, b))
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def peak(kind: str, tokens: int, checkpoint: bool, pipe: Any) -> None:
+    """Runs in a fresh process: peak resident memory of one step and of the loaded model, in MB."""
+    model = load()
+    ids = random_ids(tokens)
+    make = plain_step if kind == "plain" else instrumented_step
+    step = make(model, ids, checkpoint)
+    for parameter in model.parameters():
+        parameter.sum()  # touch mapped weights, so that both sides count them
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak that loading left
+    before = status_megabytes("VmRSS")
+    step()
+    pipe.send((status_megabytes("VmHWM"), before))
+
+
+def status_megabytes(name: str) -> float:
+    """A field of Linux' /proc/self/status, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name + ":"))
+
+
+def measured_peak(kind: str, tokens: int, checkpoint: bool) -> tuple[float, float]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=peak, args=(kind, tokens, checkpoint, theirs))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"the memory measurement of {kind} ended with status {process.exitcode}")
+    result: tuple[float, float] = ours.recv()
+    return result
+
+
+def compare(tokens: int, checkpoint: bool, repeats: int) -> Row:
+    plain, instrumented = time_pair(tokens, checkpoint, repeats)
+    ratios = [b / a for a, b in zip(plain, instrumented, strict=True)]
+    (plain_peak, plain_base), (our_peak, our_base) = (measured_peak(k, tokens, checkpoint) for k in ("plain", "lrp"))
+    return Row(
+        tokens=tokens,
+        checkpoint=checkpoint,
+        plain_seconds=statistics.median(plain),
+        instrumented_seconds=statistics.median(instrumented),
+        ratio=statistics.median(ratios),
+        spread=(min(ratios), max(ratios)),
+        plain_peak=plain_peak,
+        instrumented_peak=our_peak,
+        memory_ratio=our_peak / plain_peak,
+        memory_ratio_above_model=(our_peak - our_base) / (plain_peak - plain_base),
+    )
+
+
+def environment() -> dict[str, Any]:
+    import torch
+    import transformers
+
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "commit": commit.stdout.strip(),
+        "command": "python -m benchmarks.overhead",
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--smoke", action="store_true", help="one short comparison, nothing written")
+    options = parser.parse_args()
+    if options.smoke:
+        cases, repeats, limit = [(256, False)], 5, SMOKE_LIMIT
+    else:
+        cases, repeats, limit = [(n, c) for n in (256, 1024, 2048) for c in (False, True)], 7, LIMIT
+    rows = []
+    print("| tokens | checkpointing | plain s | instrumented s | ratio (min-max) | peak ratio | above the model |")
+    print("|---|---|---|---|---|---|---|")
+    for tokens, checkpoint in cases:
+        row = compare(tokens, checkpoint, repeats)
+        rows.append(row)
+        spread = f"{row.spread[0]:.2f}-{row.spread[1]:.2f}"
+        times = f"{row.plain_seconds:.2f} | {row.instrumented_seconds:.2f} | {row.ratio:.3f} ({spread})"
+        memory = f"{row.memory_ratio:.2f} | {row.memory_ratio_above_model:.2f}"
+        print(f"| {tokens} | {'on' if checkpoint else 'off'} | {times} | {memory} |", flush=True)
+    if not options.smoke:
+        RESULT.parent.mkdir(exist_ok=True)
+        RESULT.write_text(json.dumps({**environment(), "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    worst = max(row.ratio for row in rows)
+    if worst > limit:
+        print(f"the time ratio {worst:.3f} is above its limit {limit}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,5 @@
+"""``python -m lrp_hooks``."""
+
+from lrp_hooks.cli import main
+
+main()
