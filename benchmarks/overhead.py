@@ -63,14 +63,14 @@ def plain_step(model: Any, ids: Any, checkpoint: bool) -> Callable[[], None]:
 
     def step() -> None:
         if checkpoint:  # transformers checkpoints in training mode only; this model has no dropout
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
             model.train()
         embeds = model.get_input_embeddings()(ids).detach().requires_grad_()
         logits = model(inputs_embeds=embeds, logits_to_keep=1, use_cache=False).logits
         (logits[0, -1, 5] - logits[0, -1, 7]).backward()
         (embeds * embeds.grad).sum(-1)
         if checkpoint:
-            model.gradient_checkpointing_disable()
+            model.activation_checkpointing_disable()
             model.eval()
 
     return step
