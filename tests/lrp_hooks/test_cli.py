@@ -1,0 +1,178 @@
+"""The command line on a tiny model: every source of prompts, every kind of error, one line each."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import build
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from lrp_hooks.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A llama with 97 printable byte tokens."""
+    path = tmp_path_factory.mktemp("model")
+    build("llama", dtype=torch.float32).save_pretrained(path)
+    symbols = [c for c in sorted(pre_tokenizers.ByteLevel.alphabet()) if c.isascii()] + ["Ġ"]
+    raw = Tokenizer(BPE({s: i for i, s in enumerate(symbols[:95])}, []))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>")
+    tokenizer.chat_template = "{% for m in messages %}<|end|>{{ m.content }}{% endfor %}"
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def command(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lrp-hooks", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, re.sub(r"\s+", " ", err)
+
+    return command
+
+
+def test_a_prompt_is_explained_and_saved(run: Any, folder: Path, tmp_path: Path) -> None:
+    files = [str(tmp_path / f"x{s}") for s in (".html", ".json")]
+    words = ["attribute", str(folder), "-p", "hello", "-t", "a", "-c", "b", "--compare", "cp-lrp"]
+    status, out, err = run(*words, "-o", files[0], "-o", files[1])
+    assert status == 0, err
+    assert "logit('a') - logit('b')" in out
+    assert "next token" in out
+    panels = json.loads(Path(files[1]).read_text())
+    assert [panel["composite"] for panel in panels] == ["attnlrp", "cp-lrp"]
+    assert len(panels[0]["scores"]) == 5
+    assert f"wrote {files[0]}" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--ids", "5, 6 7", "-t", "#3", "-c", "rank:2", "-c", "#9"],
+        ["--messages", '[{"role": "user", "content": "hello"}]'],
+        ["-p", "hello", "--completion", "world", "--position", "-3"],
+        ["-p", "hello", "--of", "log-prob", "-t", "a"],
+        ["-p", "hello", "--of", "max-logit", "--composite", "gradient"],
+        ["-p", "hello", "--of", "topk-mean-logit", "--normalize", "sum", "--first-token-special"],
+    ],
+)
+def test_other_ways_to_ask(run: Any, folder: Path, words: list[str]) -> None:
+    status, out, err = run("attribute", str(folder), *words)
+    assert status == 0, err
+    assert "relevance" in out
+
+
+def test_prompts_from_files_and_standard_input(
+    run: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    (tmp_path / "prompt.txt").write_text("from a file")
+    (tmp_path / "chat.json").write_text('[{"role": "user", "content": "hello"}]')
+    for words in (["--prompt-file", str(tmp_path / "prompt.txt")], ["--messages", str(tmp_path / "chat.json")]):
+        assert run("attribute", str(folder), *words)[0] == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO("typed"))
+    assert run("attribute", str(folder), "-p", "-")[0] == 0
+
+
+ERRORS = {
+    "no prompt": ([], "exactly one of --prompt"),
+    "two prompts": (["-p", "a", "--ids", "1"], "got prompt, ids"),
+    "empty prompt": (["-p", ""], "the prompt is empty"),
+    "no ids": (["--ids", ","], "the prompt is empty"),
+    "words as ids": (["--ids", "a"], "--ids takes whole numbers"),
+    "unknown token": (["-p", "a", "-t", "xyz"], "'xyz' is 3 tokens: ['x', 'y', 'z']"),
+    "same tokens": (["-p", "a", "-t", "b", "-c", "b"], "same token"),
+    "unknown target": (["-p", "a", "--of", "logits"], "unknown target 'logits'. choices: logit,"),
+    "contrast without difference": (["-p", "a", "--of", "logit", "-c", "b"], "--contrast goes with --of logit-diff"),
+    "bad rank": (["-p", "a", "-c", "rank:x"], "a rank is written rank:1"),
+    "unknown composite": (["-p", "a", "--composite", "x"], "choices: attnlrp, cp-lrp, gradient"),
+    "unknown palette": (["-p", "a", "--palette", "x"], "choices: red-blue, orange-purple"),
+    "unknown normalization": (["-p", "a", "--normalize", "x"], "choices: max, sum"),
+    "unknown format": (["-p", "a", "-o", "x.gif"], "unknown format '.gif'"),
+    "missing file": (["--prompt-file", "nowhere.txt"], "cannot read the prompt from nowhere.txt"),
+    "broken messages": (["--messages", "[{]"], "--messages is no JSON"),
+    "wrong messages": (["--messages", "[1]"], '[{"role": "user"'),
+    "far position": (["-p", "a", "--position", "9"], "position 9 is outside the 1 tokens"),
+    "too long": (["-p", "a" * 65], "65 tokens, the model's maximum is 64"),
+    "bad checkpoint option": (["-p", "a", "--checkpoint", "maybe"], "choices: auto, on, off"),
+    "no rows": (["-p", "a", "--top", "0"], "--top must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_bad_input_is_one_clear_line(run: Any, folder: Path, case: str) -> None:
+    words, message = ERRORS[case]
+    status, _, err = run("attribute", str(folder), *words)
+    assert status == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_ids_work_without_a_tokenizer(run: Any, tmp_path: Path) -> None:
+    build("llama", dtype=torch.float32).save_pretrained(tmp_path)
+    status, out, _ = run("attribute", str(tmp_path), "--ids", "5,6,7", "-t", "#3", "-c", "#4")
+    assert status == 0
+    assert "logit('#3') - logit('#4')" in out
+    status, _, err = run("attribute", str(tmp_path), "-p", "hello")
+    assert status == 2
+    assert "no tokenizer" in err
+    assert run("doctor", str(tmp_path))[0] == 0
+
+
+def test_doctor_reports_and_its_status_is_for_ci(run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, out, _ = run("doctor", str(folder), "-p", "hello")
+    assert status == 0
+    assert "verdict ok" in re.sub(r"\s+", " ", out)
+    assert "constant of o_proj" in out
+    load = AutoModelForCausalLM.from_pretrained
+
+    def with_leak(*args: Any, **kwargs: Any) -> Any:
+        model = load(*args, **kwargs)
+        model.model.layers[1].input_layernorm = nn.Sequential(model.model.layers[1].input_layernorm, Leak())
+        return model
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", with_leak)
+    status, out, _ = run("doctor", str(folder), "--json")
+    assert status == 1
+    refusal = json.loads(out)
+    assert (refusal["verdict"], refusal["path"], refusal["class"]) == (
+        "refused",
+        "model.layers.1.input_layernorm.1",
+        "Leak",
+    )
+    status, out, _ = run("doctor", str(folder), "--unknown", "gradient", "--json")
+    assert status == 1
+    report = json.loads(out)
+    assert report["verdict"] == "broken", "the ledger sees the leak even when it is let through"
+    assert report["accepted"]
+    status, _, err = run("attribute", str(folder), "-p", "a")
+    assert status == 2
+    assert "Leak" in err
+
+
+class Leak(nn.Module):
+    """Mixes neighbours non-linearly: neither a norm nor element-wise."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(x.roll(1, -1))
+
+
+def test_version_and_help(run: Any) -> None:
+    status, out, _ = run("--version")
+    assert status == 0
+    assert re.fullmatch(r"\d+\.\d+\.\d+\s*", out)
+    assert "attribute" in run("--help")[1]
