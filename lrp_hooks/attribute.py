@@ -30,7 +30,7 @@ def build_relevance(
         if done.tokens is not None
         else torch.zeros_like(layers[:, 0])
     )
-    value = done.value if done.value is not None else torch.zeros(mask.shape[0])
+    value = done.value.to(mask.device) if done.value is not None else torch.zeros(mask.shape[0], device=mask.device)
     return Relevance(
         tokens=tokens,
         layers=layers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -219,6 +220,7 @@ class Instrumentation(NotCopyable):
             return None
         if any(m.training for m, _ in self._flags):
             raise InstrumentError("the model was put in training mode while instrumented. do: model.eval()")
+        kwargs = self._named(args, kwargs)
         cache = kwargs.get("past_key_values")
         if cache is not None and (not hasattr(cache, "get_seq_length") or cache.get_seq_length() > 0):
             raise CacheError(
@@ -231,14 +233,19 @@ class Instrumentation(NotCopyable):
             else {**kwargs, "use_cache": False}
         )
         if self.tape.record is None:  # a trace brings its own record
-            self.tape.record = ForwardRecord()
+            self.tape.record = ForwardRecord(tape=self.tape)
         record = self.tape.record
-        ids = kwargs.get("input_ids", args[0] if args else None)
+        ids = kwargs.get("input_ids")
         embeds = kwargs.get("inputs_embeds")
         self._describe(record, ids if isinstance(ids, Tensor) else None, embeds, kwargs.get("attention_mask"))
         if isinstance(embeds, Tensor):
             kwargs["inputs_embeds"] = self._tapped_embedding(embeds)
-        return args, kwargs
+        return (), kwargs
+
+    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Positional arguments of the model's forward by their names."""
+        names = [name for name in inspect.signature(type(self.model).forward).parameters if name != "self"]
+        return {**dict(zip(names, args, strict=False)), **kwargs}
 
     def _describe(self, record: ForwardRecord, ids: Tensor | None, embeds: Tensor | None, mask: Any) -> None:
         given = ids if ids is not None else embeds
@@ -258,7 +265,8 @@ class Instrumentation(NotCopyable):
         record = self.tape.record
         if record is not None:
             record.raw_logits = None
-            self.tape.last, self.tape.record = record, None
+            self.tape.record = None
+            self.tape.forwards += 1
 
     def _on_embedding(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         return self._tapped_embedding(output) if torch.is_grad_enabled() else None
@@ -334,7 +342,7 @@ class Instrumentation(NotCopyable):
             )
         if self.composite.is_lrp:
             self.accepted = self._claim(unclaimed(logits, clock), unknown)
-        self.tape.last = None
+        self.tape.forwards = 0
 
     def _pair_bytes(self) -> float:
         """Bytes per query-key pair over all blocks: eager attention keeps its weights, the others do not."""
@@ -400,21 +408,26 @@ class Instrumentation(NotCopyable):
         return make_report(self, relevance)
 
     def relevance(self) -> Relevance:
-        """Relevance of the latest ``.backward()`` through this model's latest forward.
+        """Relevance of the latest ``.backward()`` through this model.
 
         Raises:
             RemovedError: after ``remove()``.
-            GradientError: no forward with gradients, or no backward pass, has run.
+            GradientError: no forward with gradients, or no backward pass, has run; or the backward pass went through
+                several forwards at once.
         """
         self._check_active()
         record = self.tape.last
-        if record is None:
+        if not self.tape.forwards:
             raise GradientError(
                 "nothing was recorded: no forward has run with gradients. "
                 "do: call the model outside torch.no_grad() and torch.inference_mode(), then .backward()"
             )
-        if record.latest is None:
+        if record is None:
             raise GradientError("the forward was recorded but no backward pass has run. do: (l_t - l_c).backward()")
+        if self.tape.mixed:
+            raise GradientError(
+                "the backward pass went through several forwards. do: one .backward() per forward, or lrp.trace()"
+            )
         relevance = build_relevance(record, self.skeleton, self.composite.name)
         if not torch.isfinite(relevance.layers).all():
             raise NonFiniteError("relevance is not finite. do: use trace().attribute(), or another dtype than float16")
@@ -444,6 +457,11 @@ def _check_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
         raise UnsupportedModelError(
             f"{type(model).__name__} is not a transformers model. do: AutoModelForCausalLM.from_pretrained(...)"
+        )
+    if isinstance(model, torch._dynamo.OptimizedModule):
+        raise UnsupportedModelError(
+            "the model is compiled, and compiled code does not see patched modules. "
+            "do: instrument model._orig_mod, and compile after remove() if at all"
         )
     if any(is_patched(module) for module in model.modules()):
         raise AlreadyInstrumentedError(

@@ -51,13 +51,16 @@ class ForwardRecord:
     want: frozenset[str] = frozenset({"absorbed"})
     raw_logits: Tensor | None = None
     latest: PassRecord | None = None
-    _task: int = -1
+    tape: Tape | None = None
+    task: int = -1
 
     def current(self) -> PassRecord:
         """The record of the backward pass that is running now; a new pass starts a new record."""
         task = torch._C._current_graph_task_id()
-        if self.latest is None or task != self._task:
-            self.latest, self._task = PassRecord(), task
+        if self.latest is None or task != self.task:
+            self.latest, self.task = PassRecord(), task
+            if self.tape is not None:
+                self.tape.started(self)
         return self.latest
 
     def unscaled(self, scores: Tensor) -> Tensor:
@@ -65,11 +68,25 @@ class ForwardRecord:
 
 
 class Tape(NotCopyable):
-    """The switch between rules and records: which forward is running now."""
+    """The switch between rules and records: which forward is running now, and which the last backward went through.
+
+    Attributes:
+        record: of the forward that is running.
+        last: of the forward that the latest backward pass went through.
+        forwards: how many forwards have been recorded.
+        mixed: whether the latest backward pass went through several forwards.
+    """
 
     def __init__(self) -> None:
         self.record: ForwardRecord | None = None
         self.last: ForwardRecord | None = None
+        self.forwards = 0
+        self.mixed = False
+
+    def started(self, record: ForwardRecord) -> None:
+        """A backward pass has reached ``record``."""
+        self.mixed = self.last is not None and self.last is not record and self.last.task == record.task
+        self.last = record
 
     @contextmanager
     def recording(self, record: ForwardRecord | None) -> Iterator[None]:

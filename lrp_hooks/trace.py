@@ -39,7 +39,7 @@ class Trace:
 
     def __init__(self, lrp: Instrumentation, inputs: dict[str, Any]):
         self._lrp = lrp
-        self._record = ForwardRecord()
+        self._record = ForwardRecord(tape=lrp.tape)
         self._inputs = inputs
         self.prompt_length: int | None = None
         captured: list[Any] = []
@@ -201,7 +201,6 @@ class Trace:
                 record, lrp.skeleton, lrp.composite.name, target=words, target_value=value.detach(), position=position
             )
             if torch.isfinite(relevance.layers).all() and torch.isfinite(relevance.tokens).all():
-                lrp.tape.last = record
                 return relevance
         raise NonFiniteError(
             f"the relevance of {words} is not finite in {next(lrp.model.parameters()).dtype}. do: float32"

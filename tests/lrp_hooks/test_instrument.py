@@ -317,6 +317,42 @@ def test_what_cannot_be_instrumented_is_refused_and_left_untouched() -> None:
     assert snapshot(model) == before
 
 
+def test_relevance_is_of_the_latest_backward_whichever_forward() -> None:
+    model, ids = llama(), inputs("llama", batch=2)
+    with instrument(model) as lrp:
+        first, second = model(ids[:1]).logits, model(ids[1:]).logits
+        for row, logits in ((1, second), (0, first)):
+            (logits[0, -1, 5] - logits[0, -1, 7]).backward(retain_graph=True)
+            alone = lrp.relevance()
+            assert torch.equal(alone.input_ids, ids[row : row + 1])
+        assert torch.equal(lrp.trace(input_ids=ids[:1]).attribute(CONTRAST).tokens, alone.tokens)
+        (first[0, -1, 5] + second[0, -1, 5]).backward()
+        with pytest.raises(GradientError, match="several forwards"):
+            lrp.relevance()
+
+
+def test_a_compiled_model_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="_orig_mod"):
+        instrument(torch.compile(llama()))
+
+
+def test_positional_arguments_and_other_outputs_are_understood() -> None:
+    model = llama()
+    ids = inputs("llama", batch=2)
+    mask = torch.ones_like(ids)
+    mask[1, :4] = 0
+    plain = model(ids, mask, output_hidden_states=True)
+    with instrument(model) as lrp:
+        out = model(ids, mask, output_hidden_states=True)
+        assert all(torch.equal(a, b) for a, b in zip(out.hidden_states, plain.hidden_states, strict=True))
+        as_tuple = model(input_ids=ids, attention_mask=mask, return_dict=False)
+        assert torch.equal(as_tuple[0], plain.logits)
+        (out.logits[:, -1, 5] - out.logits[:, -1, 7]).sum().backward()
+        relevance = lrp.relevance()
+    assert (relevance.tokens[1, :4] == 0).all()
+    assert relevance.tokens[1, 4:].abs().min() > 0
+
+
 def test_a_non_causal_model_is_refused() -> None:
     from transformers import BertConfig, BertForMaskedLM
 
