@@ -75,5 +75,9 @@ class TokenError(TargetError):
     """A token given by text, id or rank does not name exactly one vocabulary entry."""
 
 
+class GraphError(LrpError):
+    """The attribution graph cannot be made as asked, or there is nothing left of it."""
+
+
 class ModelLoadError(LrpError):
     """A model, tokenizer or file could not be loaded; the message lists what was tried."""

@@ -27,6 +27,7 @@ from lrp_hooks.errors import (
     UnclaimedModuleError,
     UnsupportedModelError,
 )
+from lrp_hooks.graph.collect import BlockKnowledge
 from lrp_hooks.ops import RuleFunction
 from lrp_hooks.patching import Handle, NotCopyable, is_patched
 from lrp_hooks.relevance import Relevance
@@ -34,6 +35,7 @@ from lrp_hooks.report import Report, make_report
 from lrp_hooks.sites import Role, Site
 from lrp_hooks.structure import Skeleton, embedding_device, find_skeleton, first_tensor, probe_ids
 from lrp_hooks.tape import (
+    BlockInputs,
     ForwardRecord,
     Tape,
     store_bias,
@@ -100,6 +102,7 @@ class Instrumentation(NotCopyable):
             raise InstrumentError(f'unknown={unknown!r} is not an option. choices: "error", "gradient"')
         self.checkpointing = Checkpointing(checkpoint)
         self.model, self.composite, self.tape = model, composite, Tape()
+        self.block_knowledge = BlockKnowledge()
         _check_model(model)
         self.detection: Detection = detect(model)
         attention = [p for p, f in self.detection.findings.items() if f.role is Role.ATTENTION]
@@ -192,8 +195,8 @@ class Instrumentation(NotCopyable):
 
     def _register_points(self) -> None:
         keep, blocks = self._handles.append, self.skeleton.blocks
-        keep(_handle(blocks[0][1].register_forward_pre_hook(self._on_first_block, with_kwargs=True)))
         for index, (_, block) in enumerate(blocks):
+            keep(_handle(block.register_forward_pre_hook(partial(self._on_block_input, index), with_kwargs=True)))
             keep(checkpoint_block(block, self.checkpointing, self.tape))
             keep(_handle(block.register_forward_hook(partial(self._on_block, index))))
             child = self.skeleton.mid[index]
@@ -276,14 +279,16 @@ class Instrumentation(NotCopyable):
         record = self.tape.record
         return leaf if record is None else tap(leaf, store_tokens(record))
 
-    def _on_first_block(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _on_block_input(self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         record = self.tape.record
         if record is None or not torch.is_grad_enabled():
             return None
-        store = store_point(record, 0)
-        if args:
-            return (tap(args[0], store), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": tap(kwargs["hidden_states"], store)}
+        rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        record.block_inputs[index] = BlockInputs(args[1:], rest, by_name=not args)
+        if index > 0:
+            return None
+        hidden = tap(args[0] if args else kwargs["hidden_states"], store_point(record, 0))
+        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
     def _on_block(self, index: int, module: nn.Module, args: Any, output: Any) -> Any:
         record = self.tape.record

@@ -5,6 +5,7 @@ The reference operators (plain PyTorch) run everywhere; this module is where a f
 
 from __future__ import annotations
 
+from lrp_kernels.edges import AttentionCall, EdgeRows, edge_rows, row_blocks
 from lrp_kernels.function import RuleFunction, compute_dtype
 from lrp_kernels.gated import (
     ACTIVATIONS,
@@ -15,7 +16,7 @@ from lrp_kernels.gated import (
     slope_activation,
     tanh_slope,
 )
-from lrp_kernels.norm import NormSpec, detached_norm, norm_forward
+from lrp_kernels.norm import NormSpec, detached_norm, frozen_norm, norm_forward, norm_scale
 from lrp_kernels.relevance import relevance_sum
 
 BACKEND = "reference"
@@ -25,14 +26,20 @@ __all__ = [
     "ACTIVATIONS",
     "BACKEND",
     "Activation",
+    "AttentionCall",
+    "EdgeRows",
     "NormSpec",
     "RuleFunction",
     "compute_dtype",
     "detached_norm",
+    "edge_rows",
+    "frozen_norm",
     "gated_product",
     "half_product",
     "norm_forward",
+    "norm_scale",
     "relevance_sum",
+    "row_blocks",
     "secant",
     "slope_activation",
     "tanh_slope",

@@ -6,6 +6,7 @@ graph whose backward sees the gradient once per pass. Records hold reduced float
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,19 @@ from torch import Tensor, nn
 
 from lrp_hooks.ops import RuleFunction, relevance_sum
 from lrp_hooks.patching import NotCopyable, loaded
+
+
+@dataclass
+class Parked:
+    """What the attention calls of one block leave for its edges, until the gradient reaches the block's input.
+
+    Attributes:
+        inputs: (setting, (q, k, v), (dq, dk, dv)) per call, all [B, heads, T, d].
+        outputs: (gradient [B, T, H, e], <out, gradient> [B, T, H]) per call.
+    """
+
+    inputs: list[tuple[Any, tuple[Tensor, ...], tuple[Tensor | None, ...]]] = field(default_factory=list)
+    outputs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 @dataclass
@@ -30,10 +44,45 @@ class PassRecord:
     biases: dict[str, Tensor] = field(default_factory=dict)  # path -> [B]
     attention: dict[int, Tensor] = field(default_factory=dict)  # block -> [B]
     value: Tensor | None = None  # [B]
+    parked: dict[int, Parked] = field(default_factory=dict)  # block -> what its edges need
+
+    def park(self, block: int) -> Parked:
+        return self.parked.setdefault(block, Parked())
 
     def add(self, table: dict[Any, Tensor], key: Any, scores: Tensor) -> None:
         """Sum into ``table[key]``: a module called twice contributes twice."""
         table[key] = table[key] + scores if key in table else scores
+
+
+@dataclass(frozen=True, eq=False)
+class BlockInputs:
+    """How a block was called, without its hidden states."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    by_name: bool
+
+    def call(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """Run the block's forward on other hidden states [B, T, D]; only their output is returned."""
+        if self.by_name:
+            out = block.forward(*self.args, **self.kwargs, hidden_states=hidden)
+        else:
+            out = block.forward(hidden, *self.args, **self.kwargs)
+        while not isinstance(out, Tensor):
+            out = out[0]
+        return out
+
+    def of_row(self, row: int, batch: int) -> BlockInputs:
+        """The same for one row of the batch: tensors with one entry per row are cut, the others shared."""
+
+        def cut(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(cut(v) for v in value)
+            if batch > 1 and isinstance(value, Tensor) and value.dim() and value.shape[0] == batch:
+                return value[row : row + 1]
+            return value
+
+        return BlockInputs(cut(self.args), {name: cut(v) for name, v in self.kwargs.items()}, self.by_name)
 
 
 @dataclass(eq=False)
@@ -42,7 +91,9 @@ class ForwardRecord:
 
     Attributes:
         seed_scale: factor on the backward's seed (float16 gradients underflow); scores are divided by it.
-        want: the optional tables that the next backward passes fill: "heads", "neurons", "absorbed".
+        want: the optional tables that the next backward passes fill: "heads", "neurons", "absorbed", "edges".
+        on_point: called with (residual point, hidden states, gradient) when the gradient has arrived there.
+        block_inputs: how each block was called.
     """
 
     attention_mask: Tensor | None = None
@@ -52,6 +103,8 @@ class ForwardRecord:
     raw_logits: Tensor | None = None
     latest: PassRecord | None = None
     tape: Tape | None = None
+    on_point: Callable[[int, Tensor, Tensor], None] | None = None
+    block_inputs: dict[int, BlockInputs] = field(default_factory=dict)
     task: int = -1
 
     def current(self) -> PassRecord:
@@ -67,6 +120,14 @@ class ForwardRecord:
         return scores if self.seed_scale == 1.0 else scores / self.seed_scale
 
 
+class Detour(ABC):
+    """Replaces every attention call while it is set: a run of a block whose attention is not wanted."""
+
+    @abstractmethod
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
+        """Called with q, k, v [B, H, T, d] instead of the attention function."""
+
+
 class Tape(NotCopyable):
     """The switch between rules and records: which forward is running now, and which the last backward went through.
 
@@ -75,6 +136,7 @@ class Tape(NotCopyable):
         last: of the forward that the latest backward pass went through.
         forwards: how many forwards have been recorded.
         mixed: whether the latest backward pass went through several forwards.
+        detour: set while a block is run without its attention.
     """
 
     def __init__(self) -> None:
@@ -82,6 +144,7 @@ class Tape(NotCopyable):
         self.last: ForwardRecord | None = None
         self.forwards = 0
         self.mixed = False
+        self.detour: Detour | None = None
 
     def started(self, record: ForwardRecord) -> None:
         """A backward pass has reached ``record``."""
@@ -177,6 +240,8 @@ def store_point(record: ForwardRecord, point: int) -> Store:
     def store(x: Tensor, grad: Tensor) -> None:
         current = record.current()
         current.add(current.points, point, record.unscaled(relevance_sum(x, grad)))
+        if record.on_point is not None:
+            record.on_point(point, x, grad)
 
     return store
 

@@ -5,13 +5,23 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from lrp_hooks.attribute import build_relevance
-from lrp_hooks.errors import ContextLengthError, GradientError, InputError, NonFiniteError, RemovedError, TargetError
+from lrp_hooks.errors import (
+    ContextLengthError,
+    GradientError,
+    GraphError,
+    InputError,
+    NonFiniteError,
+    RemovedError,
+    TargetError,
+)
+from lrp_hooks.graph.collect import By, StateCollector, TransitionSource, packed_matrix, transitions
+from lrp_hooks.graph.edges import Transition
 from lrp_hooks.patching import replace_forward
 from lrp_hooks.relevance import Relevance
 from lrp_hooks.structure import embedding_device, vocabulary_of
@@ -147,7 +157,75 @@ class Trace:
         if isinstance(target, Iterable):
             return [self.attribute(t, heads=heads, neurons=neurons, absorbed=absorbed) for t in target]
         wants = {"heads": heads, "neurons": neurons, "absorbed": absorbed}
-        self._record.want = frozenset(name for name, wanted in wants.items() if wanted)
+        return self._attribute(target, frozenset(name for name, wanted in wants.items() if wanted))
+
+    def edge_matrices(
+        self,
+        target: AnyTarget,
+        layers: Sequence[int] | None = None,
+        by: By = "sum",
+        *,
+        method: Literal["exact", "packed"] = "exact",
+        row: int = 0,
+    ) -> dict[tuple[int, int], Tensor]:
+        """Dense edges between residual points, for small inputs: ``{(s, t): [T, T]}``.
+
+        Entry [j, i] is the relevance that token j at residual point t sends to token i at point s (DESIGN.md,
+        section 4), in logits, float32. Rows and columns of padding are 0.
+
+        Args:
+            layers: ascending residual points, 0..L; transitions are its neighbouring pairs. Default: all.
+            by: "sum" over heads [T, T]; "head" [H, T, T], the attention part of each head; "path" [4, T, T]: value,
+                key and query path and the token-local rest, which add up to the sum.
+            method: "exact", the closed form inside the one backward pass; "packed", re-running blocks on copies of the
+                sequence (arXiv 2604.17761, appendix A), also for points several blocks apart and other mixers.
+            row: which sequence of the batch.
+
+        Raises:
+            GraphError: layers out of range or not ascending, a block without a closed form, an unknown option.
+        """
+        self._check()
+        if by not in ("sum", "head", "path") or method not in ("exact", "packed"):
+            raise GraphError(f"by={by!r}, method={method!r}: choices are sum, head, path and exact, packed")
+        if not 0 <= row < self.attention_mask.shape[0]:
+            raise GraphError(f"row {row} is outside the batch of {self.attention_mask.shape[0]}")
+        pairs = transitions(layers, len(self._lrp.skeleton.blocks))
+        if method == "packed":
+            return self._packed_matrices(target, pairs, by, row)
+        if any(t != s + 1 for s, t in pairs):
+            raise GraphError("points several blocks apart have no closed form. do: method='packed'")
+        matrices: dict[tuple[int, int], Tensor] = {}
+
+        def keep(block: int, made: Transition, below: Tensor, above: Tensor) -> None:
+            matrices[block, block + 1] = made.dense(by)
+
+        lrp, wanted = self._lrp, frozenset(s for s, _ in pairs)
+        source = TransitionSource(lrp.skeleton, lrp.tape, self._record, lrp.block_knowledge, row, wanted, keep)
+        self._listen(target, source.on_point, frozenset({"edges"}))
+        return {pair: matrices[pair] for pair in pairs}
+
+    def _packed_matrices(
+        self, target: AnyTarget, pairs: list[tuple[int, int]], by: By, row: int
+    ) -> dict[tuple[int, int], Tensor]:
+        if by != "sum":
+            raise GraphError("packed products know no heads or paths. do: by='sum', or method='exact'")
+        lrp, states = self._lrp, StateCollector(self._record, row)
+        self._listen(target, states.on_point, frozenset())
+        batch = self.attention_mask.shape[0]
+        return {(s, t): packed_matrix(lrp.skeleton, lrp.tape, states, s, t, batch) for s, t in pairs}
+
+    def _listen(self, target: AnyTarget, on_point: Any, wants: frozenset[str]) -> Relevance:
+        """Attribute while something listens at the residual points."""
+        self._record.on_point = on_point
+        try:
+            return self._attribute(target, wants)
+        finally:
+            self._record.on_point = None
+            if self._record.latest is not None:
+                self._record.latest.parked.clear()
+
+    def _attribute(self, target: AnyTarget, wants: frozenset[str]) -> Relevance:
+        self._record.want = wants
         with torch.enable_grad():
             value, position, words = self._evaluate(target)
             if not torch.isfinite(value).all():

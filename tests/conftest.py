@@ -19,18 +19,21 @@ def _quiet_transformers() -> None:
     transformers.logging.disable_progress_bar()
 
 
+@pytest.fixture(autouse=True)
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tiny models on one thread: with several, a second busy process makes every operation wait for its threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    if request.node.get_closest_marker("slow") is None:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def demo() -> Any:
     """The demo model, loaded once: has ``.model`` and ``.tokenizer``."""
     from lrp_hooks.demo_model import load_demo_model
 
     return load_demo_model()
-
-
-@pytest.fixture
-def demo_lrp(demo: Any) -> Iterator[Any]:
-    """The demo model, instrumented with AttnLRP for one test."""
-    from lrp_hooks import instrument
-
-    with instrument(demo.model) as lrp:
-        yield lrp

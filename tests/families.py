@@ -6,13 +6,12 @@ that a tolerance would see. Here matrices are N(0, 1/fan_in), embeddings N(0, 1)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 VOCABULARY = 97
@@ -125,25 +124,35 @@ def inputs(name: str, batch: int = 1, length: int = 12, seed: int = 0) -> Tensor
     return torch.randint(3, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
-class _ExactFloat64(TorchFunctionMode):
-    """Casts of float64 tensors to float32 do nothing."""
-
-    def __torch_function__(
-        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
-            if func is Tensor.float:
-                return args[0]
-            if func is Tensor.to:
-                args = tuple(torch.float64 if a is torch.float32 else a for a in args)
-            if kwargs.get("dtype") is torch.float32 and func is not torch.zeros_like:
-                kwargs["dtype"] = torch.float64
-        return func(*args, **kwargs)
-
-
 @contextmanager
 def exact_float64() -> Iterator[None]:
-    """Transformers computes norms and softmax in float32 whatever the model's dtype; inside, float64 stays float64."""
-    with _ExactFloat64():
+    """Transformers computes norms and softmax in float32 whatever the model's dtype; inside, float64 stays float64.
+
+    The methods themselves are replaced: a torch-function mode is not in force inside a backward pass.
+    """
+    plain_to, plain_float, plain_softmax = Tensor.to, Tensor.float, torch.nn.functional.softmax
+
+    def to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if x.dtype == torch.float64:
+            args = tuple(torch.float64 if a is torch.float32 else a for a in args)
+            if kwargs.get("dtype") is torch.float32:
+                kwargs["dtype"] = torch.float64
+        return plain_to(x, *args, **kwargs)
+
+    def to_float(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return x if x.dtype == torch.float64 else plain_float(x, *args, **kwargs)
+
+    def softmax(x: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
+        keep = x.dtype == torch.float64 and dtype is torch.float32
+        return plain_softmax(x, dim=dim, dtype=torch.float64 if keep else dtype)
+
+    changes: dict[str, Any] = {"to": to, "float": to_float}
+    try:
+        for name, method in changes.items():
+            setattr(Tensor, name, method)
+        torch.nn.functional.softmax = softmax  # type: ignore[assignment]
         yield
+    finally:
+        for name in changes:
+            delattr(Tensor, name)  # what the base class has shows again
+        torch.nn.functional.softmax = plain_softmax

@@ -42,10 +42,13 @@ def share_attention(query: float, key: float, value: float, *, softcap_slope: bo
         def attention(base: Any, module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, **kwargs: Any) -> Any:
             if "dropout" in kwargs:
                 kwargs["dropout"] = 0.0
+            if site.tape.detour is not None:
+                return site.tape.detour.attend(q, k, v)
             if not (torch.is_grad_enabled() and v.requires_grad):
                 return base(module, q, k, v, mask, **kwargs)
             record = site.tape.record
-            q, k, v = AttentionInputs.call(q, k, v, factors, record, site.block)
+            setting = Setting(module, mask, kwargs, factors, softcap_slope)
+            q, k, v = AttentionInputs.call(q, k, v, setting, record, site.block)
             if softcap_slope and kwargs.get("softcap") is not None:
                 with _TanhSlope():
                     out, weights = base(module, q, k, v, mask, **kwargs)
@@ -58,6 +61,17 @@ def share_attention(query: float, key: float, value: float, *, softcap_slope: bo
     return register
 
 
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What one attention call was given besides q, k and v."""
+
+    module: Any
+    mask: Any
+    options: dict[str, Any]
+    factors: Factors
+    softcap_slope: bool
+
+
 class AttentionInputs(RuleFunction):
     """Identity on q, k, v [B, H, T, d]; scales their gradients and records what the softmax absorbs.
 
@@ -67,29 +81,34 @@ class AttentionInputs(RuleFunction):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, factors: Factors, record: ForwardRecord | None, block: int | None
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, setting: Setting, record: ForwardRecord | None, block: int | None
     ) -> tuple[Tensor, Tensor, Tensor]:
+        factors = setting.factors
         outs = tuple(x.view_as(x) for x in (q, k, v))
         detached = [
             out for out, factor in zip(outs, (factors.query, factors.key, factors.value), strict=True) if not factor
         ]
         ctx.mark_non_differentiable(*detached)
-        ctx.save_for_backward(q if factors.query else None, k if factors.key else None, v)
-        ctx.factors, ctx.record, ctx.block = factors, record, block
+        ctx.save_for_backward(q, k, v)
+        ctx.setting, ctx.record, ctx.block = setting, record, block
         ctx.set_materialize_grads(False)
         return outs[0], outs[1], outs[2]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        factors: Factors = ctx.factors
+        factors: Factors = ctx.setting.factors
         scaled = [
             None if grad is None or not factor else grad if factor == 1.0 else grad * factor
             for grad, factor in zip(grads, (factors.query, factors.key, factors.value), strict=True)
         ]
         record: ForwardRecord | None = ctx.record
-        if record is not None and ctx.block is not None and "absorbed" in record.want:
-            q, k, v = ctx.saved_tensors
-            current = record.current()
+        if record is None or ctx.block is None or not record.want & {"absorbed", "edges"}:
+            return (*scaled, None, None, None)
+        q, k, v = ctx.saved_tensors
+        current = record.current()
+        if "edges" in record.want:
+            current.park(ctx.block).inputs.append((ctx.setting, (q, k, v), tuple(scaled)))
+        if "absorbed" in record.want:
             shares = [_total(x, grad) for x, grad in zip((q, k, v), scaled, strict=True)]
             kept = shares[2] * ((1.0 - factors.value) / factors.value) - shares[0] - shares[1]
             current.add(current.attention, ctx.block, record.unscaled(kept))
@@ -113,9 +132,12 @@ class AttentionOutput(RuleFunction):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (out,) = ctx.saved_tensors
         record: ForwardRecord | None = ctx.record
-        if record is not None and ctx.block is not None and "heads" in record.want:
-            current = record.current()
-            current.add(current.heads, ctx.block, record.unscaled(relevance_sum(out, grads[0])))
+        if record is not None and ctx.block is not None and record.want & {"heads", "edges"}:
+            current, shares = record.current(), relevance_sum(out, grads[0])  # [B, T, H]
+            if "heads" in record.want:
+                current.add(current.heads, ctx.block, record.unscaled(shares))
+            if "edges" in record.want:
+                current.park(ctx.block).outputs.append((grads[0], shares))
         return grads[0], None, None
 
 

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from lrp_kernels.function import RuleFunction
-from lrp_kernels.norm.reference import NormSpec, norm_backward, norm_forward, norm_scale
+from lrp_kernels.norm.reference import NormSpec, frozen_norm, norm_backward, norm_forward, norm_scale
 
-__all__ = ["NormSpec", "detached_norm", "norm_backward", "norm_forward", "norm_scale"]
+__all__ = ["NormSpec", "detached_norm", "frozen_norm", "norm_backward", "norm_forward", "norm_scale"]
 
 
 class _DetachedNorm(RuleFunction):

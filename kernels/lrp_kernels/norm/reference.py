@@ -57,6 +57,17 @@ def norm_forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, spec: No
     raise ValueError(f"norm formula {spec.formula!r} has no arithmetic of its own")
 
 
+def frozen_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, scale: Tensor, spec: NormSpec) -> Tensor:
+    """The norm as the affine map of x that LRP sees, with a given scale [..., 1], in the scale's dtype."""
+    hidden = x.to(scale.dtype)
+    if spec.centred:
+        hidden = hidden - hidden.mean(-1, keepdim=True)
+    hidden = hidden * scale
+    if weight is not None:
+        hidden = hidden * (weight.to(scale.dtype) + spec.weight_offset)
+    return hidden if bias is None else hidden + bias.to(scale.dtype)
+
+
 def norm_backward(grad: Tensor, weight: Tensor | None, scale: Tensor, spec: NormSpec) -> Tensor:
     """Gradient [..., D] with the scale constant: grad * weight * scale, re-centred where the norm centres."""
     if weight is not None:

@@ -1,0 +1,1 @@
+"""The attribution graph: edges between the residual points of neighbouring blocks."""
