@@ -2,199 +2,275 @@
 
 from __future__ import annotations
 
-import unicodedata
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from lrp_hooks.errors import LrpError
-from lrp_hooks.render.colours import GRAY, palette_by_name, text_colour
+from lrp_hooks.render.colours import GAMMA, GRAY, Rgb, palette_by_name, text_colour
+from lrp_hooks.render.fonts import BOX, MONO, SANS, drawable, emoji, families, needs_help
 from lrp_hooks.render.heatmap import Heatmap
-from lrp_hooks.render.text import caption
+from lrp_hooks.render.layout import COLUMNS, Cell, cells_of, wrap
+from lrp_hooks.render.words import caption, supports
+from lrp_hooks.tokens import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CELL_W, CELL_H, COLUMNS = 0.068, 0.22, 112  # inches per character, per line; characters per line
-FONTS = ("DejaVu Sans Mono", "Noto Sans Mono CJK SC", "Noto Sans CJK SC", "Noto Sans Arabic", "Noto Emoji")
-MAP_H = 1.6
-NAMED_COLUMNS = 40
+FONT_SIZE = 8.0
+CELL_W = 0.60205 * FONT_SIZE / 72  # advance of DejaVu Sans Mono, in inches
+CELL_H = 0.215
+MARGIN, MAP_H, MAP_LEFT = 0.3, 1.9, 0.4
+NAMED_COLUMNS = 48
 """Up to this many tokens the map's columns are labelled with their text."""
+DPI, MOST_PIXELS = 200, 30_000
+"""Dots per inch of a PNG, and the height from which on it gets fewer."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Where one token's text is drawn: line and column, in characters."""
+def figure(heatmaps: Sequence[Heatmap], *, title: str = "", palette: str = "red-blue") -> Figure:
+    """One panel below the other: caption, wrapped tokens on their colours, token x layer map; one legend.
 
-    index: int
-    line: int
-    column: int
-    width: int
-    text: str
-
-
-def figure(heatmaps: Sequence[Heatmap], *, palette: str = "red-blue") -> Figure:
-    """One panel below the other: caption, wrapped tokens on their colours, token x layer map, legend."""
+    Raises:
+        LrpError: matplotlib is not installed, or the palette is unknown.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise LrpError("figures need matplotlib. do: pip install 'lrp-hooks[figures]'") from error
+    palette_by_name(palette)
     layouts = [wrap(heatmap) for heatmap in heatmaps]
     heights = [_height(heatmap, cells) for heatmap, cells in zip(heatmaps, layouts, strict=True)]
-    width, total = COLUMNS * CELL_W + 0.6, sum(heights) + 0.5
-    fig = Figure(figsize=(width, total))
-    top = total
+    head = 0.36 if title else 0.1
+    legend = _legend_words(heatmaps, palette)
+    inside = max(
+        0.1 * len(title),
+        *(_legend_width(words) for _, words in legend),
+        sum(_legend_width(words) for _, words in legend) - 0.2,
+        *(_width(heatmap, cells) for heatmap, cells in zip(heatmaps, layouts, strict=True)),
+    )
+    sheet = Sheet(Figure(figsize=(inside + 2 * MARGIN, sum(heights) + head + 0.5)))
+    if title:
+        sheet.text(MARGIN, 0.3, visible(title), size=11, weight="bold")
+    top = head
     for heatmap, cells, height in zip(heatmaps, layouts, heights, strict=True):
-        _panel(fig, heatmap, cells, top, palette)
-        top -= height
-    _legend(fig, palette, width, total)
-    return fig
+        _panel(sheet, heatmap, cells, top, palette)
+        top += height
+    _legend(sheet, legend, top + 0.1)
+    return sheet.figure
 
 
 def save_figure(
-    heatmaps: Sequence[Heatmap], target: IO[bytes], kind: Literal["svg", "png", "pdf"], *, palette: str = "red-blue"
+    heatmaps: Sequence[Heatmap],
+    target: IO[bytes],
+    kind: Literal["svg", "png", "pdf"],
+    *,
+    title: str = "",
+    palette: str = "red-blue",
 ) -> None:
-    """Write one figure. The same input gives the same bytes."""
-    fig = figure(heatmaps, palette=palette)
+    """Write one figure. The same input gives the same bytes on the same machine."""
+    fig = figure(heatmaps, title=title, palette=palette)
     import matplotlib
 
     metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
-    style: Any = {"svg.hashsalt": "lrp_hooks", "pdf.fonttype": 42, "font.family": _installed_fonts()}
-    with matplotlib.rc_context(style), warnings.catch_warnings():
-        # a glyph that no installed font has is drawn as a box; that is all a figure can do
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        fig.savefig(target, format=kind, dpi=200, metadata=metadata)
+    others = any(needs_help(word) for heatmap in heatmaps for word in (title, *_words(heatmap)))
+    style: Any = {
+        "svg.hashsalt": "lrp_hooks",
+        "pdf.fonttype": 3 if others else 42,  # OpenType, as the usual East Asian fonts are, cannot be embedded as 42
+        "text.hinting": "none",  # with hints advances are rounded and a line drifts away from its cells
+    }
+    with matplotlib.rc_context(style):
+        fig.savefig(target, format=kind, dpi=min(DPI, MOST_PIXELS / fig.get_figheight()), metadata=metadata)
 
 
-def wrap(heatmap: Heatmap, columns: int = COLUMNS) -> list[Cell]:
-    """Lay tokens out in lines of ``columns`` characters; wide (East Asian) characters take two."""
-    cells: list[Cell] = []
-    line = column = 0
-    for index, token in enumerate(heatmap.tokens):
-        text = token.display
-        width = sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-        if column and column + width > columns:
-            line, column = line + 1, 0
-        cells.append(Cell(index, line, column, width, text))
-        column += width
-        if token.text.endswith("\n"):
-            line, column = line + 1, 0
-    return cells
+@dataclass(frozen=True)
+class Sheet:
+    """A figure addressed in inches from its top left corner."""
+
+    figure: Figure
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Any:
+        """Axes with that corner and size."""
+        across, down = self.figure.get_size_inches()
+        return self.figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
+
+    def text(self, left: float, base: float, words: str, *, size: float, colour: str = "0", **style: Any) -> None:
+        """One line of text that starts at ``left`` on the baseline ``base``."""
+        across, down = self.figure.get_size_inches()
+        words = drawable(words)
+        style = {"family": families(words, SANS), "parse_math": False, **style}
+        self.figure.text(left / across, 1 - base / down, words, fontsize=size, color=colour, **style)
+
+
+def _words(heatmap: Heatmap) -> Iterator[str]:
+    yield from (heatmap.title, caption(heatmap), *supports([heatmap]))
+    yield from (token.display for token in heatmap.tokens)
 
 
 def _height(heatmap: Heatmap, cells: list[Cell]) -> float:
-    lines = (cells[-1].line + 1 if cells else 0) * CELL_H
-    return 0.75 + lines + (MAP_H + 0.65 if heatmap.layers else 0.0)
-
-
-def _installed_fonts() -> list[str]:
-    from matplotlib import font_manager
-
-    known = set(font_manager.get_font_names())
-    return [name for name in FONTS if name in known]
-
-
-def _panel(fig: Figure, heatmap: Heatmap, cells: list[Cell], top: float, palette: str) -> None:
-    width, total = fig.get_size_inches()
-    fonts = _installed_fonts()
-    title = heatmap.title or heatmap.model or "Relevance of the input tokens"
-    fig.text(0.3 / width, (top - 0.25) / total, title, fontsize=10, weight="bold", family=fonts, parse_math=False)
-    words = caption(heatmap)
-    fig.text(0.3 / width, (top - 0.45) / total, words, fontsize=7.5, color="0.35", family=fonts, parse_math=False)
     lines = cells[-1].line + 1 if cells else 1
-    bottom = top - 0.6 - lines * CELL_H
-    ax: Any = fig.add_axes((0.3 / width, bottom / total, COLUMNS * CELL_W / width, lines * CELL_H / total))
-    ax.set(xlim=(0, COLUMNS), ylim=(lines, 0))
-    ax.axis("off")
-    _draw_cells(ax, heatmap, cells, palette, fonts)
-    if heatmap.layers:
-        _map(fig, heatmap, bottom - 0.1, palette)
+    labels = 0.2 + 0.05 * max((len(name) for name in _column_names(heatmap)), default=5)
+    return (0.6 if heatmap.title else 0.42) + lines * CELL_H + (MAP_H + 0.2 + labels if heatmap.layers else 0.1)
 
 
-def _draw_cells(ax: Any, heatmap: Heatmap, cells: list[Cell], palette: str, fonts: list[str]) -> None:
-    from matplotlib.patches import Rectangle
+def _width(heatmap: Heatmap, cells: list[Cell]) -> float:
+    text = CELL_W * max((cell.column + cell.width for cell in cells), default=0)
+    shown = _map_width(heatmap) if heatmap.layers else 0.0
+    return max(text, shown + MAP_LEFT, min(0.056 * len(caption(heatmap)), COLUMNS * CELL_W))
+
+
+def _map_width(heatmap: Heatmap) -> float:
+    return min(COLUMNS * CELL_W - MAP_LEFT, len(heatmap.tokens) * 0.34)
+
+
+def _column_names(heatmap: Heatmap) -> list[str]:
+    """Labels of the map's columns; none where there are too many."""
+    if len(heatmap.tokens) > NAMED_COLUMNS:
+        return []
+    return [drawable(token.label[:12]) for token in heatmap.tokens]
+
+
+def _panel(sheet: Sheet, heatmap: Heatmap, cells: list[Cell], top: float, palette: str) -> None:
+    if heatmap.title:
+        sheet.text(MARGIN, top + 0.2, visible(heatmap.title), size=9.5, weight="bold")
+        top += 0.18
+    sheet.text(MARGIN, top + 0.2, caption(heatmap), size=7.5, colour="0.35")
+    lines = cells[-1].line + 1 if cells else 1
+    columns = max((cell.column + cell.width for cell in cells), default=1)
+    axes = sheet.axes(MARGIN, top + 0.33, columns * CELL_W, lines * CELL_H)
+    axes.set(xlim=(0, columns), ylim=(lines, 0))
+    axes.axis("off")
+    _cells(axes, heatmap, cells, palette)
+    if heatmap.layers and heatmap.tokens:
+        _map(sheet, heatmap, top + 0.33 + lines * CELL_H + 0.15, palette)
+
+
+def _face(colour: Rgb) -> tuple[float, ...]:
+    return tuple(channel / 255 for channel in colour)
+
+
+def _cells(axes: Any, heatmap: Heatmap, cells: list[Cell], palette: str) -> None:
+    from matplotlib.collections import PolyCollection
 
     colours = palette_by_name(palette)
-    for cell in cells:
-        special = heatmap.special[cell.index]
-        background = GRAY if special else colours.colour(heatmap.colours[cell.index])
-        face = tuple(c / 255 for c in background)
-        ax.add_patch(Rectangle((cell.column, cell.line + 0.08), cell.width, 0.84, facecolor=face, linewidth=0))
-        for offset, character in _characters(cell.text):  # one by one: fallback fonts differ in advance width
-            ax.text(
-                cell.column + offset,
-                cell.line + 0.5,
-                character,
-                ha="center",
-                va="center",
-                fontsize=7.6,
-                color=tuple(c / 255 for c in text_colour(background)),
-                family=fonts,
-                parse_math=False,
-            )
+    grounds = [GRAY if heatmap.special[c.index] else colours.colour(heatmap.colours[c.index]) for c in cells]
+    sides = [(c.column, c.column + c.width, c.line + 0.07, c.line + 0.93) for c in cells]
+    corners = [[(left, top), (right, top), (right, bottom), (left, bottom)] for left, right, top, bottom in sides]
+    axes.add_collection(PolyCollection(corners, facecolors=[_face(g) for g in grounds], linewidths=0), autolim=False)
+    runs: dict[tuple[int, Rgb], list[str]] = {}
+    for cell, ground in zip(cells, grounds, strict=True):
+        ink = text_colour(ground)
+        if cell.text.isascii() and not cell.rtl:  # one text per line and ink: thousands of tokens stay quick
+            row = runs.setdefault((cell.line, ink), [])
+            row.append(" " * (cell.column - sum(map(len, row))) + cell.text)
+        else:
+            _fallback(axes, cell, ink)
+    for (line, ink), words in runs.items():
+        _text(axes, 0, line, "".join(words), ink, ha="left", family=MONO)
 
 
-def _characters(text: str) -> list[tuple[float, str]]:
-    """Drawn characters with their centre, in character cells; combining marks stay with their base.
+def _text(axes: Any, x: float, line: int, words: str, ink: Rgb, **style: Any) -> None:
+    if words.strip():
+        axes.text(x, line + 0.68, words, fontsize=FONT_SIZE, color=_face(ink), parse_math=False, **style)
 
-    Right-to-left text is drawn as one piece: its letters join and run the other way.
-    """
-    if any(unicodedata.bidirectional(character) in ("R", "AL") for character in text):
-        return [(len(text) / 2, text.strip())]
-    out: list[tuple[float, str]] = []
-    at = 0.0
+
+def _fallback(axes: Any, cell: Cell, ink: Rgb) -> None:
+    """Text that matplotlib's own fonts may lack, character by character: other fonts differ in advance width."""
+    if cell.rtl:  # as one piece: its letters join and run the other way
+        words = _right_to_left(drawable(cell.text.strip()))
+        right = cell.column + cell.width - (len(cell.text) - len(cell.text.lstrip()))
+        return _text(axes, right, cell.line, words, ink, ha="right", family=families(words))
+    for at, words in _pieces(cell.text):
+        picture = emoji(words) if len(words) == 1 and not words.isascii() else None
+        centre = cell.column + at + cells_of(words[0]) / 2
+        if picture is not None:
+            _picture(axes, picture, centre, cell.line + 0.5)
+        elif words.isascii():
+            _text(axes, cell.column + at, cell.line, words, ink, ha="left", family=MONO)
+        else:
+            shown = drawable(words) or BOX
+            _text(axes, centre, cell.line, shown, ink, ha="center", family=families(shown))
+    return None
+
+
+def _pieces(text: str) -> Iterator[tuple[int, str]]:
+    """Runs of ASCII, and other characters one by one with their marks; each with its offset in cells."""
+    at, run = 0, ""
     for character in text:
-        if unicodedata.combining(character) and out:
-            out[-1] = (out[-1][0], out[-1][1] + character)
-            at += 1
-            continue
-        size = 2.0 if unicodedata.east_asian_width(character) in "WF" else 1.0
-        if character != " ":
-            out.append((at + size / 2, character))
+        size = cells_of(character)
+        if run and size and not (character.isascii() and run.isascii()):
+            yield at - sum(map(cells_of, run)), run
+            run = ""
+        run += character
         at += size
-    return out
+    if run:
+        yield at - sum(map(cells_of, run)), run
 
 
-def _map(fig: Figure, heatmap: Heatmap, top: float, palette: str) -> None:
+def _right_to_left(words: str) -> str:
+    """Matplotlib shapes text from 3.11 on; before, the letters at least come in the right order."""
+    import matplotlib
+
+    return words if matplotlib.__version_info__ >= (3, 11) else words[::-1]
+
+
+def _picture(axes: Any, pixels: Any, x: float, y: float) -> None:
+    tall = FONT_SIZE * 1.15 / 72 / CELL_H
+    wide = tall * CELL_H / CELL_W * pixels.shape[1] / pixels.shape[0]
+    extent = (x - wide / 2, x + wide / 2, y + tall / 2, y - tall / 2)
+    limits = axes.get_xlim(), axes.get_ylim()
+    axes.imshow(pixels, extent=extent, aspect="auto", interpolation="antialiased", zorder=3)
+    axes.set(xlim=limits[0], ylim=limits[1])
+
+
+def _map(sheet: Sheet, heatmap: Heatmap, top: float, palette: str) -> None:
+    """Token x layer map; as on the page, each row's strongest score has the strongest colour."""
     import numpy as np
 
-    assert heatmap.layers is not None
-    width, total = fig.get_size_inches()
     scores = np.asarray(heatmap.layers)
     ordinary = ~np.asarray(heatmap.special)
     largest = np.abs(scores[:, ordinary]).max(axis=1, keepdims=True) if ordinary.any() else np.ones((len(scores), 1))
     shares = np.clip(scores / np.where(largest > 0, largest, 1.0), -1, 1)
     colours = palette_by_name(palette)
-    image = np.asarray([[colours.colour(share) for share in row] for row in shares], dtype=np.uint8)
+    ends = np.where((shares >= 0)[..., None], colours.end(1), colours.end(-1))
+    image = np.rint(255 + (ends - 255) * np.abs(shares)[..., None] ** GAMMA).astype(np.uint8)
     image[:, ~ordinary] = GRAY
-    ax: Any = fig.add_axes((0.7 / width, (top - MAP_H) / total, (COLUMNS * CELL_W - 0.4) / width, MAP_H / total))
-    ax.imshow(image, aspect="auto", interpolation="nearest", origin="lower")
-    ax.set_ylabel("residual point", fontsize=7)
-    if len(heatmap.tokens) <= NAMED_COLUMNS:
-        names = [token.display[:12] for token in heatmap.tokens]
-        ax.set_xticks(
-            range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", family=_installed_fonts()
-        )
-        for label in ax.get_xticklabels():
-            label.set_parse_math(False)
+    count, rows, step = len(heatmap.tokens), len(scores), heatmap.rows_per_block
+    axes = sheet.axes(MARGIN + MAP_LEFT, top, _map_width(heatmap), MAP_H)
+    axes.imshow(image, aspect="auto", interpolation="nearest", origin="lower")
+    axes.set_ylabel("residual point", fontsize=7, color="0.3", family=SANS)
+    every = step * max(1, -(-(rows // step) // 8))
+    axes.set_yticks(range(0, rows, every), [str(row // step) for row in range(0, rows, every)], family=SANS)
+    names = _column_names(heatmap)
+    if names:
+        axes.set_xticks(range(count), names, rotation=60, ha="right", rotation_mode="anchor")
+        for label, name in zip(axes.get_xticklabels(), names, strict=True):
+            label.set(parse_math=False, family=families(name))
     else:
-        ax.set_xlabel("token index", fontsize=7)
-    ax.tick_params(labelsize=6, length=2)
+        axes.set_xlabel("token index", fontsize=7, color="0.3", family=SANS)
+    axes.tick_params(labelsize=6.5, length=2, color="0.5", labelcolor="0.3")
+    axes.spines[:].set(color="0.75", linewidth=0.5)
 
 
-def _legend(fig: Figure, palette: str, width: float, total: float) -> None:
-    from matplotlib.patches import Rectangle
-
+def _legend_words(heatmaps: Sequence[Heatmap], palette: str) -> list[tuple[Rgb, str]]:
     colours = palette_by_name(palette)
-    at = 0.3
-    for rgb, words in (
-        (colours.positive, f"{colours.positive_name}: supports the target"),
-        (colours.negative, f"{colours.negative_name}: supports the contrast"),
-        (GRAY, "gray: special token, outside the scale"),
-    ):
-        face = tuple(c / 255 for c in rgb)
-        box = Rectangle((at / width, 0.17 / total), 0.2 / width, 0.11 / total, facecolor=face, linewidth=0)
-        fig.add_artist(box)
-        fig.text((at + 0.27) / width, 0.18 / total, words, fontsize=7, color="0.3")
-        at += 0.6 + 0.066 * len(words)
+    positive, negative = supports(heatmaps)
+    rows = [
+        (colours.positive, f"{colours.positive_name}: {positive}"),
+        (colours.negative, f"{colours.negative_name}: {negative}"),
+    ]
+    special = any(any(heatmap.special) for heatmap in heatmaps)
+    return [*rows, (GRAY, "gray: special token, outside the scale")] if special else rows
+
+
+def _legend_width(words: str) -> float:
+    return 0.5 + 0.058 * len(words)
+
+
+def _legend(sheet: Sheet, rows: list[tuple[Rgb, str]], top: float) -> None:
+    left = MARGIN
+    for rgb, words in rows:
+        axes = sheet.axes(left, top + 0.08, 0.2, 0.11)
+        axes.set(facecolor=_face(rgb), xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        sheet.text(left + 0.27, top + 0.175, words, size=7.5, colour="0.3")
+        left += _legend_width(words)

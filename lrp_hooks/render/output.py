@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 from lrp_hooks.errors import LrpError
+from lrp_hooks.files import write_atomically
+from lrp_hooks.render.colours import palette_by_name
 from lrp_hooks.render.heatmap import Heatmap
+from lrp_hooks.tokens import TokenText
 
 SUFFIXES = (".html", ".svg", ".png", ".pdf", ".txt", ".json")
+FORMAT = "lrp_hooks.heatmap/1"
+"""Name and version of the JSON records."""
 
 
 def save(
@@ -22,64 +25,87 @@ def save(
     """Write one or several heatmaps (side by side) to ``path``; the format follows its suffix.
 
     Raises:
-        LrpError: an unknown suffix, or a folder that cannot be written.
+        LrpError: an unknown suffix or palette, or a folder that cannot be written.
     """
     panels = [heatmaps] if isinstance(heatmaps, Heatmap) else list(heatmaps)
     path = Path(path)
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise LrpError(f"{path.name}: unknown format {path.suffix!r}. choices: {', '.join(SUFFIXES)}")
     if not panels:
         raise LrpError("there is no heatmap to save")
-    write_atomically(path, lambda file: _write(panels, file, path.suffix, title or panels[0].title, palette))
+    palette_by_name(palette)
+    title = title or (panels[0].title if len(panels) == 1 else "")
+    write_atomically(path, lambda file: _write(panels, file, suffix, title, palette))
     return path
 
 
-def write_atomically(path: Path, write: Any) -> None:
-    """Call ``write(binary file)`` on a temporary file beside ``path`` and rename it into place."""
+def load(path: str | Path) -> list[Heatmap]:
+    """Heatmaps from a ``.json`` file that `save` wrote.
+
+    Raises:
+        LrpError: the file cannot be read or holds something else.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        records = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(records, list):
+            raise ValueError("it is no list")
+        return [_heatmap(record) for record in records]
     except OSError as error:
-        raise LrpError(f"cannot write to {path.parent}: {error.strerror}. do: choose another folder") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise LrpError(f"cannot write {path}: {error.strerror}") from error
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        raise LrpError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise LrpError(f"{path} holds no heatmaps of {FORMAT}: {error}") from error
 
 
 def _write(panels: list[Heatmap], file: IO[bytes], suffix: str, title: str, palette: str) -> None:
     if suffix == ".html":
         from lrp_hooks.render.page import page
 
-        file.write(page(panels, title=title or "Relevance", palette=palette).encode())
+        file.write(page(panels, title=title or "Relevance of the input tokens", palette=palette).encode())
     elif suffix == ".txt":
         file.write(_plain(panels, palette).encode())
     elif suffix == ".json":
-        file.write(json.dumps([_record(panel) for panel in panels], ensure_ascii=False, indent=1).encode())
+        records = [_record(panel) for panel in panels]
+        file.write(json.dumps(records, ensure_ascii=False, indent=1, allow_nan=False).encode(errors="replace"))
     else:
         from lrp_hooks.render.figures import save_figure
 
-        save_figure(panels, file, cast(Literal["svg", "png", "pdf"], suffix[1:]), palette=palette)
+        save_figure(
+            panels,
+            file,
+            cast(Literal["svg", "png", "pdf"], suffix[1:]),
+            title=title if title != panels[0].title else "",
+            palette=palette,
+        )
 
 
 def _plain(panels: list[Heatmap], palette: str) -> str:
+    from io import StringIO
+
     from rich.console import Console
 
     from lrp_hooks.render.text import print_heatmap
 
-    console = Console(width=100, no_color=True, color_system=None, file=open(os.devnull, "w"), record=True)  # noqa: SIM115
-    with console.file:
-        for panel in panels:
-            print_heatmap(panel, console, palette=palette)
-        return console.export_text()
+    console = Console(width=100, no_color=True, color_system=None, file=StringIO(), record=True)
+    for number, panel in enumerate(panels):
+        if number:
+            console.print()
+        print_heatmap(panel, console, palette=palette)
+    return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
 
 
 def _record(panel: Heatmap) -> dict[str, Any]:
-    return {**asdict(panel), "tokens": [{**asdict(token), "display": token.display} for token in panel.tokens]}
+    tokens = [{**asdict(token), "display": token.display} for token in panel.tokens]
+    return {"format": FORMAT, **{f.name: getattr(panel, f.name) for f in fields(panel)}, "tokens": tokens}
+
+
+def _heatmap(record: dict[str, Any]) -> Heatmap:
+    if record.get("format") != FORMAT:
+        raise ValueError(f"its format is {record.get('format')!r}")
+    known = {f.name: record[f.name] for f in fields(Heatmap)}
+    names = [f.name for f in fields(TokenText)]
+    known["tokens"] = tuple(TokenText(**{name: token[name] for name in names}) for token in known["tokens"])
+    for name in ("scores", "special", "points"):
+        known[name] = known[name] if known[name] is None else tuple(known[name])
+    known["layers"] = known["layers"] and tuple(tuple(row) for row in known["layers"])
+    return Heatmap(**known)

@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from lrp_hooks import Relevance
 from lrp_hooks.errors import LrpError
-from lrp_hooks.render.colours import PALETTES, palette_by_name, text_colour
+from lrp_hooks.render.colours import GROUNDS, PALETTES, palette_by_name, text_colour
 from lrp_hooks.render.figures import COLUMNS, wrap
 from lrp_hooks.render.heatmap import Heatmap
 from lrp_hooks.render.output import SUFFIXES, save
@@ -68,6 +69,7 @@ def test_a_row_of_relevance_becomes_a_heatmap_without_padding() -> None:
     second = Heatmap.from_relevance(relevance(), row=1, first_token_special=True)
     assert second.special == (True, False, False)
     assert [t.display for t in Heatmap.from_relevance(relevance(input_ids=None)).tokens] == ["[0]", "[1]"]
+    assert Heatmap.from_relevance(relevance(), layers=False).layers is None
     with pytest.raises(LrpError, match="row 2"):
         Heatmap.from_relevance(relevance(), row=2)
 
@@ -86,8 +88,20 @@ def test_special_tokens_lie_outside_the_scale(normalize: str, scale: float) -> N
 def test_degenerate_scores_are_no_division_by_zero() -> None:
     assert heatmap(scores=(0.0,) * len(WORDS)).shares == [0.0] * len(WORDS)
     assert heatmap(["<s>"]).scale == 1.0
+    assert Heatmap((), (), ()).scale == 1.0
     with pytest.raises(LrpError, match="choices: max, sum, signed-sum, none"):
         heatmap(normalize="l2")
+    with pytest.raises(LrpError, match="do not fit"):
+        heatmap(scores=(1.0,))
+    with pytest.raises(LrpError, match="do not fit"):
+        heatmap(layers=((1.0,),))
+    with pytest.raises(LrpError, match="3 residual points"):
+        heatmap(points=("a",))
+    for broken in (float("nan"), float("inf")):
+        with pytest.raises(LrpError, match="NaN or infinity"):
+            heatmap(scores=(broken,) * len(WORDS))
+        with pytest.raises(LrpError, match="NaN or infinity"):
+            heatmap(layers=((broken,) * len(WORDS),))
 
 
 @pytest.mark.parametrize("name", PALETTES)
@@ -96,6 +110,10 @@ def test_palettes_are_symmetric_monotone_and_readable(name: str) -> None:
     assert palette.colour(0.0) == (255, 255, 255)
     assert palette.colour(1.0) == palette.colour(7.0) == palette.positive
     assert palette.colour(-1.0) == palette.negative
+    for ground, neutral in GROUNDS.items():
+        assert palette.colour(0.0, ground) == neutral
+        shades = [palette.colour(i / 20, ground) for i in range(-20, 21)]
+        assert min(contrast(shade, text_colour(shade)) for shade in shades) > 4.5
     for sign in (1, -1):
         sums = [sum(palette.colour(sign * i / 20)) for i in range(21)]
         assert sums == sorted(sums, reverse=True)
@@ -193,19 +211,26 @@ def test_saving_where_it_cannot_be_is_a_clear_error(tmp_path: Path) -> None:
         save([], tmp_path / "x.html")
 
 
-def test_the_terminal_shows_colours_or_numbers() -> None:
-    colour = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=100)
-    print_heatmap(heatmap(), colour)
-    shown = colour.file.getvalue()  # type: ignore[attr-defined]
-    assert "48;2;178;24;43" in shown
-    assert "red: supports the target" in shown
-    plain = Console(file=io.StringIO(), color_system=None, width=100)
-    print_heatmap(heatmap(), plain)
-    text = plain.file.getvalue()  # type: ignore[attr-defined]
+def printed(**options: Any) -> str:
+    console = Console(file=io.StringIO(), width=100, **options)
+    print_heatmap(heatmap(), console)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def test_the_terminal_shows_colours_or_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = {"15;0": "48;2;240;82;82", "0;15": "48;2;178;24;43", "0;default;7": "48;2;178;24;43", "": "48;2;240;82;82"}
+    for ground, end in ends.items():
+        monkeypatch.setenv("COLORFGBG", ground)
+        shown = printed(force_terminal=True, color_system="truecolor")
+        assert end in shown
+        assert "red: supports the target “a”" in shown
+    text = printed(color_system=None)
+    assert "[+100%]" in printed(force_terminal=True, color_system="standard"), "16 colours have no tints"
+    assert "[+100%]" in printed(force_terminal=True, color_system="truecolor", no_color=True)
     assert " Mary[+100%]" in text
     assert "[red]x[/]" in text, "token text is no console markup"
     assert "\x1b" not in text
-    assert re.search(r"1\s+' Mary'\s+1\s+\+2\.000", text)
+    assert re.search(r"1\s+␣Mary\s+1\s+\+2\.000", text)
 
 
 def test_long_prompts_wrap_and_wide_characters_take_two_cells() -> None:

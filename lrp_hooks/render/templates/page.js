@@ -1,8 +1,4 @@
-"use strict";
-// Strings from the prompt are only ever written through textContent and canvas text.
-const data = JSON.parse(document.getElementById("data").textContent);
-const tip = document.getElementById("tip");
-const state = { normalize: data.panels[0].normalize, palette: data.palette, hideSpecial: false, firstSpecial: false };
+// Panels, running text, tables, tooltip, and the link between them.
 
 const make = (tag, parent, className, text) => {
   const node = document.createElement(tag);
@@ -11,207 +7,154 @@ const make = (tag, parent, className, text) => {
   parent.append(node);
   return node;
 };
-const isSpecial = (panel, i) => panel.special[i] === 1 || (state.firstSpecial && i === 0);
-const largest = (panel, scores) =>
-  scores.reduce((m, s, i) => (isSpecial(panel, i) ? m : Math.max(m, Math.abs(s))), 0) || 1;
+const tip = document.getElementById("tip");
+const sameTokens = (a, b) => a.ids.length === b.ids.length && a.ids.every((id, i) => id === b.ids[i]);
+let linked = [];
 
-function divisor(panel) {
-  if (state.normalize === "none") return 1;
-  if (state.normalize === "max") return largest(panel, panel.scores);
-  let sum = 0, signed = 0;
-  panel.scores.forEach((s, i) => { if (!isSpecial(panel, i)) { sum += Math.abs(s); signed += s; } });
-  return (state.normalize === "sum" ? sum : Math.abs(signed)) || 1;
-}
-
-function colour(share) {
-  const end = share >= 0 ? data.palettes[state.palette].pos : data.palettes[state.palette].neg;
-  const weight = Math.pow(Math.min(Math.abs(share), 1), 0.8);
-  return end.map((e) => Math.round(255 + (e - 255) * weight));
-}
-function ink(rgb) {
-  const [r, g, b] = rgb.map((c) => (c <= 10 ? c / 255 / 12.92 : Math.pow((c / 255 + 0.055) / 1.055, 2.4)));
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000" : "#fff";
-}
-const css = (rgb) => `rgb(${rgb.join(",")})`;
-
-function showTip(x, y, text) {
-  tip.textContent = text;
+function showTip(x, y, head, text) {
+  tip.firstChild.textContent = head;
+  tip.lastChild.textContent = text;
   tip.hidden = false;
   const box = tip.getBoundingClientRect();
   tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 6))}px`;
-  tip.style.top = `${y + 18 + box.height > innerHeight ? y - box.height - 10 : y + 18}px`;
+  tip.style.top = `${Math.max(4, y + 20 + box.height > innerHeight ? y - box.height - 10 : y + 20)}px`;
 }
 const hideTip = () => { tip.hidden = true; };
 
 function describe(panel, i) {
-  const share = panel.scores[i] / divisor(panel);
-  const shown = state.normalize === "none" ? "" : `\nshare ${(100 * share).toFixed(1)} % (${state.normalize})`;
   const id = panel.ids[i] >= 0 ? ` · id ${panel.ids[i]}` : "";
-  const flag = isSpecial(panel, i) ? "\nspecial token: outside the scale" : "";
-  return `${panel.tokens[i]}\n${panel.scores[i] >= 0 ? "+" : ""}${panel.scores[i].toPrecision(4)} logits${shown}\ntoken ${i}${id}${flag}`;
+  const lines = [`${number(panel.scores[i])} logits`];
+  if (isSpecial(panel, i)) lines.push("special token: outside the scale");
+  else {
+    if (state.normalize !== "none") lines.push(`${number(panel.scores[i] / divisor(panel), 3)} on the scale (${state.normalize})`);
+    lines.push(`${(100 * Math.abs(panel.scores[i]) / panel.sums.absolute).toFixed(1)} % of sum |R| · rank ${panel.rank[i]}`);
+  }
+  lines.push(`token ${i}${id}`);
+  return lines.join("\n");
 }
 
-function link(i) {
-  document.querySelectorAll("bdi.linked").forEach((node) => node.classList.remove("linked"));
-  if (i === null) return;
-  for (const panel of data.panels) panel.nodes[i]?.classList.add("linked");
+// Outline token i in this panel, and in those with the same tokens; null clears.
+function link(panel, i) {
+  for (const node of linked) node.classList.remove("linked");
+  linked = [];
+  for (const other of data.panels) {
+    if (i !== null && (other === panel || sameTokens(panel, other))) {
+      const node = other.nodes[i];
+      node.classList.add("linked");
+      linked.push(node);
+    }
+  }
+  ringScatter(panel, i);
+}
+
+function point(panel, i, x, y) {
+  link(panel, i);
+  showTip(x, y, panel.labels[i], describe(panel, i));
+}
+function leave() { hideTip(); link(null, null); }
+
+function focusToken(panel, i) {
+  panel.nodes.forEach((node) => { if (node.tabIndex === 0) node.tabIndex = -1; });
+  panel.nodes[i].tabIndex = 0;
+  panel.nodes[i].focus();
+  panel.nodes[i].scrollIntoView({ block: "nearest" });
+}
+
+function buildTokens(card, panel) {
+  const flow = make("div", card, "tokens");
+  flow.setAttribute("role", "group");
+  flow.setAttribute("aria-label", "Tokens; arrow keys move");
+  const runs = new Map(panel.runs);
+  flow.classList.toggle("long", panel.tokens.length > 2000);
+  let line = make("div", flow), parent = line, stop = -1;
+  panel.nodes = panel.tokens.map((text, i) => {
+    if (i && panel.tokens[i - 1].endsWith("\n")) parent = line = make("div", flow);
+    if (i === stop) parent = line;
+    if (runs.has(i)) { parent = make("bdi", line); stop = runs.get(i); } // a right-to-left run is isolated as a whole
+    const node = make("span", parent, panel.pieces[i] ? "piece" : "", text);
+    node.dataset.i = i;
+    node.tabIndex = i ? -1 : 0;
+    return node;
+  });
+  const index = (event) => (event.target.dataset && event.target.dataset.i !== undefined ? +event.target.dataset.i : null);
+  flow.addEventListener("pointermove", (event) => {
+    const i = index(event);
+    if (i === null) leave(); else point(panel, i, event.clientX, event.clientY);
+  });
+  flow.addEventListener("pointerleave", leave);
+  flow.addEventListener("focusin", (event) => {
+    const i = index(event), box = event.target.getBoundingClientRect();
+    if (i !== null && event.target.matches(":focus-visible")) point(panel, i, box.left, box.bottom - 14);
+  });
+  flow.addEventListener("focusout", leave);
+  flow.addEventListener("keydown", (event) => {
+    const at = index(event), last = panel.nodes.length - 1;
+    let to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: last }[event.key];
+    while (to > 0 && to < last && panel.nodes[to].hidden) to += event.key === "ArrowLeft" || event.key === "End" ? -1 : 1;
+    if (at === null || to === undefined || !panel.nodes[to] || panel.nodes[to].hidden) return;
+    focusToken(panel, to);
+    event.preventDefault();
+  });
 }
 
 function build() {
   const root = document.getElementById("panels");
   for (const panel of data.panels) {
-    const card = make("section", root, "panel");
-    if (panel.title) make("h2", card, "", panel.title);
+    const card = make("section", root, "card");
+    if (panel.title && (data.panels.length > 1 || panel.title !== data.title)) make("h2", card, "", panel.title);
     make("p", card, "caption", panel.caption);
-    const flow = make("div", card, "tokens");
-    panel.nodes = panel.tokens.map((text, i) => {
-      const node = make("bdi", flow, "", text);
-      node.tabIndex = -1;
-      node.dataset.i = i;
-      if (panel.breaks[i]) make("br", flow);
-      return node;
-    });
-    if (panel.nodes.length) panel.nodes[0].tabIndex = 0;
-    flow.addEventListener("pointermove", (event) => {
-      const i = event.target.dataset?.i;
-      if (i === undefined) return hideTip();
-      link(+i);
-      showTip(event.clientX, event.clientY, describe(panel, +i));
-    });
-    flow.addEventListener("pointerleave", () => { hideTip(); link(null); });
-    flow.addEventListener("focusin", (event) => {
-      const i = +event.target.dataset.i;
-      const box = event.target.getBoundingClientRect();
-      link(i);
-      showTip(box.left, box.bottom - 12, describe(panel, i));
-    });
-    flow.addEventListener("focusout", hideTip);
-    flow.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-      const next = step && panel.nodes[+document.activeElement.dataset.i + step];
-      if (next) { next.focus(); event.preventDefault(); }
-    });
-    if (panel.layers) buildMap(card, panel);
+    buildTokens(card, panel);
+    const detail = make("div", card, "detail");
+    if (panel.layers) buildMap(detail, panel);
+    const top = make("div", detail, "top");
+    make("h3", top, "", "Strongest tokens");
+    panel.table = make("table", top);
+    make("p", top, "caption", panel.totals);
   }
 }
 
-const unpack = (text) => new Float32Array(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+function rankTokens(panel) {
+  panel.sums = sums(panel);
+  panel.order = panel.scores.map((_, i) => i).filter((i) => !isSpecial(panel, i));
+  panel.order.sort((a, b) => Math.abs(panel.scores[b]) - Math.abs(panel.scores[a]));
+  panel.rank = [];
+  panel.order.forEach((i, place) => { panel.rank[i] = place + 1; });
+}
 
-function buildMap(card, panel) {
-  panel.layers = panel.layers.map(unpack);
-  const box = make("div", card, "map");
-  const label = make("div", box, "map-label");
-  make("span", label, "", `residual stream after each block (top) down to the embeddings (bottom)`);
-  const scroll = make("div", box, "map-scroll");
-  panel.canvas = make("canvas", scroll);
-  const rows = panel.layers.length, columns = panel.tokens.length;
-  panel.cell = [Math.max(1, Math.min(40, Math.floor(620 / columns))), Math.max(3, Math.min(10, Math.floor(260 / rows)))];
-  panel.canvas.width = columns;
-  panel.canvas.height = rows;
-  panel.canvas.style.width = `${columns * panel.cell[0]}px`;
-  panel.canvas.style.height = `${rows * panel.cell[1]}px`;
-  panel.canvas.addEventListener("pointermove", (event) => {
-    const box = panel.canvas.getBoundingClientRect();
-    const i = Math.floor((event.clientX - box.left) / panel.cell[0]);
-    const point = rows - 1 - Math.floor((event.clientY - box.top) / panel.cell[1]);
-    if (i < 0 || i >= columns || point < 0 || point >= rows) return hideTip();
-    const where = point ? `after block ${point - 1}` : "before the first block";
-    const value = panel.layers[point][i];
-    link(i);
-    showTip(event.clientX, event.clientY, `${panel.tokens[i]} (token ${i})\n${where}\n${value >= 0 ? "+" : ""}${value.toPrecision(4)} logits`);
+function drawTable(panel) {
+  panel.table.replaceChildren();
+  const head = make("tr", make("thead", panel.table));
+  const unit = state.normalize === "none" ? "share" : "scaled";
+  for (const [name, css] of [["#"], ["token", "word"], ["index"], ["logits"], [unit], ["", "bar"]]) make("th", head, css, name).scope = "col";
+  const body = make("tbody", panel.table), most = largest(panel, panel.scores);
+  for (const i of panel.order.slice(0, 10)) {
+    const row = make("tr", body), score = panel.scores[i];
+    make("td", row, "", panel.rank[i]);
+    const button = make("button", make("td", row, "word"), "", "");
+    make("bdi", button, "", panel.labels[i]);
+    button.type = "button";
+    button.addEventListener("click", () => focusToken(panel, i));
+    make("td", row, "", i);
+    make("td", row, "", number(score, 3));
+    const share = state.normalize === "none" ? `${(100 * Math.abs(score) / panel.sums.absolute).toFixed(1)} %` : number(score / divisor(panel), 3);
+    make("td", row, "", share);
+    const bar = make("i", make("td", row, "bar"));
+    bar.style.width = `${100 * Math.abs(score) / most}%`;
+    bar.style.background = css(end(score));
+    row.addEventListener("pointermove", (event) => point(panel, i, event.clientX, event.clientY));
+    row.addEventListener("pointerleave", leave);
+  }
+}
+
+function drawTokens(panel) {
+  const scale = divisor(panel) * reach(panel), plain = ground();
+  panel.nodes.forEach((node, i) => {
+    const special = isSpecial(panel, i), share = panel.scores[i] / scale;
+    const rgb = special ? gray() : colour(share);
+    node.style.background = special || Math.abs(share) > 0.004 ? css(rgb) : "";
+    node.style.color = special || Math.abs(share) > 0.004 ? ink(rgb) : "";
+    node.classList.toggle("special", panel.special[i] === 1);
+    node.hidden = special && state.hideSpecial;
   });
-  panel.canvas.addEventListener("pointerleave", () => { hideTip(); link(null); });
+  panel.ground = plain;
 }
-
-function drawMap(panel) {
-  const rows = panel.layers.length, columns = panel.tokens.length;
-  const context = panel.canvas.getContext("2d");
-  const image = context.createImageData(columns, rows);
-  panel.layers.forEach((scores, point) => {
-    const top = largest(panel, Array.from(scores));
-    for (let i = 0; i < columns; i++) {
-      const rgb = isSpecial(panel, i) ? data.gray : colour(scores[i] / top);
-      image.data.set([...rgb, 255], 4 * ((rows - 1 - point) * columns + i));
-    }
-  });
-  context.putImageData(image, 0, 0);
-}
-
-function drawScatter() {
-  const [a, b] = data.panels;
-  if (data.panels.length !== 2 || a.ids.length !== b.ids.length || a.ids.some((id, i) => id !== b.ids[i])) return;
-  document.getElementById("scatter").hidden = false;
-  const canvas = document.getElementById("scatter-canvas"), size = 420, ratio = devicePixelRatio || 1;
-  canvas.width = canvas.height = size * ratio;
-  canvas.style.width = canvas.style.height = `${size}px`;
-  const c = canvas.getContext("2d");
-  c.scale(ratio, ratio);
-  const style = getComputedStyle(document.body);
-  const scores = [a, b].map((p) => p.scores.map((s) => s / divisor(p)));
-  const shown = a.ids.map((_, i) => i).filter((i) => !(state.hideSpecial && isSpecial(a, i)));
-  const reach = 1.1 * Math.max(1e-9, ...shown.map((i) => Math.max(Math.abs(scores[0][i]), Math.abs(scores[1][i]))));
-  const at = (v) => size / 2 + (v / reach) * (size / 2 - 20);
-  c.strokeStyle = style.getPropertyValue("--line");
-  for (const line of [[[-reach, 0], [reach, 0]], [[0, -reach], [0, reach]], [[-reach, -reach], [reach, reach]]]) {
-    c.beginPath(); c.moveTo(at(line[0][0]), at(-line[0][1])); c.lineTo(at(line[1][0]), at(-line[1][1])); c.stroke();
-  }
-  c.fillStyle = style.getPropertyValue("--dim");
-  c.font = "12px system-ui, sans-serif";
-  c.fillText(`→ ${a.title || "first panel"}`, size / 2 + 40, size - 6);
-  c.fillText(`↑ ${b.title || "second panel"}`, 6, 14);
-  const dots = shown.map((i) => [at(scores[0][i]), at(-scores[1][i]), i]);
-  for (const [x, y, i] of dots) {
-    c.fillStyle = isSpecial(a, i) ? css(data.gray) : css(data.palettes[state.palette][scores[0][i] >= 0 ? "pos" : "neg"]);
-    c.beginPath(); c.arc(x, y, 4, 0, 7); c.fill();
-  }
-  canvas.onpointermove = (event) => {
-    const box = canvas.getBoundingClientRect();
-    const near = dots.map(([x, y, i]) => [Math.hypot(x - event.clientX + box.left, y - event.clientY + box.top), i]);
-    const [distance, i] = near.reduce((m, d) => (d[0] < m[0] ? d : m), [Infinity, -1]);
-    if (distance > 14) { link(null); return hideTip(); }
-    link(i);
-    showTip(event.clientX, event.clientY, `${a.tokens[i]} (token ${i})\n${a.title || "first"}: ${a.scores[i].toPrecision(4)}\n${b.title || "second"}: ${b.scores[i].toPrecision(4)}`);
-  };
-  canvas.onpointerleave = () => { hideTip(); link(null); };
-}
-
-function draw() {
-  const legend = document.getElementById("legend");
-  legend.replaceChildren();
-  const [pos, neg] = data.names[state.palette];
-  for (const [rgb, words] of [
-    [data.palettes[state.palette].pos, `${pos}: supports the target`],
-    [data.palettes[state.palette].neg, `${neg}: supports the contrast (speaks against the target)`],
-    [data.gray, "gray: special token, outside the scale"],
-  ]) {
-    const item = make("span", legend);
-    make("span", item, "swatch").style.background = css(rgb);
-    item.append(words);
-  }
-  for (const panel of data.panels) {
-    const top = largest(panel, panel.scores);
-    panel.nodes.forEach((node, i) => {
-      const special = isSpecial(panel, i), rgb = special ? data.gray : colour(panel.scores[i] / top);
-      node.style.background = css(rgb);
-      node.style.color = ink(rgb);
-      node.classList.toggle("special", panel.special[i] === 1);
-      node.hidden = special && state.hideSpecial;
-    });
-    if (panel.layers) drawMap(panel);
-  }
-  drawScatter();
-}
-
-const palettes = document.getElementById("palette");
-for (const name of Object.keys(data.palettes)) make("option", palettes, "", name).value = name;
-palettes.value = state.palette;
-document.getElementById("normalize").value = state.normalize;
-document.getElementById("controls").addEventListener("input", () => {
-  state.normalize = document.getElementById("normalize").value;
-  state.palette = palettes.value;
-  state.hideSpecial = document.getElementById("special").checked;
-  state.firstSpecial = document.getElementById("first").checked;
-  draw();
-});
-build();
-draw();

@@ -1,0 +1,56 @@
+// Legend, controls, first drawing.
+
+function drawLegend() {
+  const legend = document.getElementById("legend"), [pos, neg] = data.palettes[state.palette].names;
+  legend.replaceChildren();
+  const ramp = make("div", legend, "ramp");
+  make("span", ramp, "", `${neg}: ${data.supports[1]}`);
+  const bar = make("canvas", ramp);
+  make("span", ramp, "", `${pos}: ${data.supports[0]}`);
+  Object.assign(bar, { width: 101, height: 1 });
+  bar.setAttribute("aria-hidden", "true");
+  const context = bar.getContext("2d");
+  for (let x = 0; x <= 100; x++) { context.fillStyle = css(colour(x / 50 - 1)); context.fillRect(x, 0, 1, 1); }
+  const ticks = make("div", ramp, "ticks"), tops = data.panels.map(reach);
+  const same = tops.every((top) => Math.abs(top - tops[0]) < 1e-6 * tops[0]);
+  const label = same ? `${Number(tops[0].toPrecision(3))}${state.normalize === "none" ? " logits" : ""}` : "largest |R|";
+  for (const text of [`−${label}`, "0", label]) make("span", ticks, "", text);
+  if (data.panels.some((panel) => panel.special.some((_, i) => isSpecial(panel, i)))) {
+    const item = make("span", legend, "note");
+    make("span", item, "swatch").style.background = css(gray());
+    item.append("gray: special token, outside the scale");
+  }
+}
+
+function draw() {
+  document.documentElement.dataset.theme = ground();
+  for (const panel of data.panels) {
+    rankTokens(panel);
+    drawTokens(panel);
+    drawTable(panel);
+    if (panel.layers) drawMap(panel);
+  }
+  drawLegend();
+  drawScatter();
+}
+
+const control = (id) => document.getElementById(id);
+for (const name of Object.keys(data.palettes)) make("option", control("palette"), "", name).value = name;
+control("palette").value = state.palette;
+control("normalize").value = state.normalize;
+control("range-control").hidden = data.panels.length < 2;
+control("rows-control").hidden = !data.panels.some((panel) => panel.layers);
+control("controls").addEventListener("input", () => {
+  for (const id of ["normalize", "palette", "range", "rows", "theme"]) state[id] = control(id).value;
+  state.hideSpecial = control("special").checked;
+  state.firstSpecial = control("first").checked;
+  leave();
+  draw();
+});
+control("controls").addEventListener("submit", (event) => event.preventDefault());
+darkness.addEventListener("change", draw);
+addEventListener("keydown", (event) => { if (event.key === "Escape") leave(); });
+addEventListener("scroll", hideTip, { passive: true });
+build();
+buildScatter();
+draw();

@@ -1,0 +1,74 @@
+"""The words around a heatmap: caption, legend, and what positive and negative scores support."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lrp_hooks.tokens import alone, visible
+
+if TYPE_CHECKING:
+    from lrp_hooks.render.heatmap import Heatmap
+
+_LITERAL = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_TARGET = re.compile(rf"(?:logit|max logit |log p)\((?P<target>{_LITERAL})\)(?: - (?P<rest>.*))?", re.DOTALL)
+_CONTRAST = re.compile(rf"(?:mean )?logit\((?P<all>{_LITERAL}(?:, {_LITERAL})*)\)", re.DOTALL)
+
+NEUTRAL_LEGEND = "gray: special token, outside the scale"
+
+
+def sides(target: str) -> tuple[str | None, str | None]:
+    """Texts of the target and the contrast named by a description of `lrp_hooks.targets`, e.g.
+    ``logit(' Mary') - logit(' John')``; None for a side that is not named."""
+    found = _TARGET.fullmatch(target)
+    if not found:
+        return None, None
+    rest = found["rest"]
+    contrast = _CONTRAST.fullmatch(rest) if rest else None
+    if contrast:
+        return _text(found["target"]), " / ".join(_text(word) for word in re.findall(_LITERAL, contrast["all"]))
+    return _text(found["target"]), rest
+
+
+def _text(literal: str) -> str:
+    try:
+        return str(ast.literal_eval(literal))
+    except (SyntaxError, ValueError):  # a user's own name for a target, not a literal that this package wrote
+        return literal[1:-1]
+
+
+def caption(heatmap: Heatmap) -> str:
+    """Target, value, model and rules in one line."""
+    value, target = heatmap.value, visible(heatmap.target)
+    words = f"{target} = {value:+.3f} logits" if target else f"value {value:+.3f} logits"
+    known = heatmap.target_value
+    if known is not None and abs(known - value) > 1e-3 * abs(value):
+        words = f"{target or 'target'} = {known:+.3f}; explained to first order: {value:+.3f} logits"
+    return "  ·  ".join(part for part in (words, visible(heatmap.model), visible(heatmap.composite)) if part)
+
+
+def totals(heatmap: Heatmap) -> str:
+    """How many tokens there are and what they sum to."""
+    special = [s for s, flag in zip(heatmap.scores, heatmap.special, strict=True) if flag]
+    ordinary = heatmap.ordinary
+    signed, absolute = math.fsum(ordinary), math.fsum(map(abs, ordinary))
+    words = f"{len(ordinary)} tokens, sum of R {signed:+.3f}, sum of |R| {absolute:.3f}"
+    return words + (f"  ·  {len(special)} special, sum of R {math.fsum(special):+.3f}" if special else "")
+
+
+def supports(heatmaps: Sequence[Heatmap]) -> tuple[str, str]:
+    """Legend of positive and negative scores; names the tokens when all heatmaps have the same."""
+    common = {heatmap.sides for heatmap in heatmaps}
+    target, contrast = common.pop() if len(common) == 1 else (None, None)
+    positive = f"supports the target{_quoted(target)}"
+    if contrast is None and target is not None:
+        return positive, f"speaks against{_quoted(target)}"
+    suffix = _quoted(contrast) or " (speaks against the target)"
+    return positive, f"supports the contrast{suffix}"
+
+
+def _quoted(text: str | None) -> str:
+    return "" if text is None else f" “{alone(visible(text))}”"
