@@ -32,6 +32,7 @@ _HOME = {
     "Target": "targets",
     "TopKMeanLogit": "targets",
     "Trace": "trace",
+    "AttributionGraph": "graph.model",
     "LrpError": "errors",
     "UnclaimedModuleError": "errors",
 }
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from lrp_hooks.composites import Rule as Rule
     from lrp_hooks.errors import LrpError as LrpError
     from lrp_hooks.errors import UnclaimedModuleError as UnclaimedModuleError
+    from lrp_hooks.graph.model import AttributionGraph as AttributionGraph
     from lrp_hooks.instrumentation import Instrumentation as Instrumentation
     from lrp_hooks.instrumentation import instrument as instrument
     from lrp_hooks.relevance import Absorbed as Absorbed

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
@@ -20,13 +21,16 @@ from lrp_hooks.errors import (
     RemovedError,
     TargetError,
 )
+from lrp_hooks.graph.build import GraphBuilder, Pruning, Unit
 from lrp_hooks.graph.collect import By, StateCollector, TransitionSource, packed_matrix, transitions
 from lrp_hooks.graph.edges import Transition
+from lrp_hooks.graph.model import AttributionGraph
 from lrp_hooks.patching import replace_forward
 from lrp_hooks.relevance import Relevance
 from lrp_hooks.structure import embedding_device, vocabulary_of
 from lrp_hooks.tape import ForwardRecord
 from lrp_hooks.targets import AnyTarget, Custom, SequenceLogProb, SequenceLogProbDiff, Target, TopToken, top_tokens
+from lrp_hooks.tokens import token_texts
 
 if TYPE_CHECKING:
     from lrp_hooks.instrumentation import Instrumentation
@@ -203,6 +207,71 @@ class Trace:
         source = TransitionSource(lrp.skeleton, lrp.tape, self._record, lrp.block_knowledge, row, wanted, keep)
         self._listen(target, source.on_point, frozenset({"edges"}))
         return {pair: matrices[pair] for pair in pairs}
+
+    def graph(
+        self,
+        target: AnyTarget,
+        *,
+        node_threshold: float = 0.01,
+        node_unit: Unit = "logits",
+        top_p: float = 0.85,
+        edge_threshold: float | None = None,
+        connected: bool = True,
+        row: int = 0,
+        tokenizer: Any = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> AttributionGraph:
+        """The attribution graph of one target, in one backward pass: all transitions, exact, pruned while streaming.
+
+        Memory beyond the attribution's is one block's q, k, v and a few row blocks; no [T, T] array is made.
+
+        Args:
+            node_threshold: drop the rows of nodes with |R| not above it (0 keeps all), in ``node_unit``: "logits",
+                "value" (share of the explained value) or "layer" (share of sum |R| at the point).
+            top_p: per transition keep the smallest set of edges that carries this share of sum |A|.
+            edge_threshold: instead of top_p, keep all edges with |A| above it (logits).
+            connected: keep only edges from which the explained position can be reached.
+            tokenizer: for the nodes' text.
+            progress: called with (transitions done, transitions in all).
+
+        Raises:
+            GraphError: thresholds out of range, no edge left, or a block without a closed form.
+        """
+        self._check()
+        pruning = Pruning(node_threshold, node_unit, top_p, edge_threshold)
+        if not 0 <= row < self.attention_mask.shape[0]:
+            raise GraphError(f"row {row} is outside the batch of {self.attention_mask.shape[0]}")
+        lrp, record = self._lrp, self._record
+        blocks = len(lrp.skeleton.blocks)
+
+        def value() -> float:
+            current = record.current().value
+            return float(current[row]) if current is not None else 0.0
+
+        builder = GraphBuilder(pruning, value, blocks, progress)
+        source = TransitionSource(
+            lrp.skeleton, lrp.tape, record, lrp.block_knowledge, row, frozenset(range(blocks)), builder.add
+        )
+        relevance = self._listen(target, source.on_point, frozenset({"edges"}))
+        ids = None if self.input_ids is None else self.input_ids[row].cpu()
+        length = self.attention_mask.shape[1]
+        texts = (
+            [f"[{i}]" for i in range(length)]
+            if ids is None
+            else [t.display for t in token_texts(tokenizer, ids.tolist())]
+        )
+        position = relevance.position
+        assert position is not None
+        graph = builder.graph(relevance.layers[row], int(position[row]), tuple(texts), ids)
+        about = {
+            "model": type(lrp.model).__name__,
+            "composite": relevance.composite,
+            "target": relevance.target,
+            "value": float(relevance.value[row]),
+            "pruning": asdict(pruning),
+        }
+        graph = replace(graph, about=about)
+        return graph.connected() if connected else graph
 
     def _packed_matrices(
         self, target: AnyTarget, pairs: list[tuple[int, int]], by: By, row: int

@@ -99,6 +99,68 @@ def attribute(
 
 
 @app.command()
+def graph(
+    model: ModelName,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; '-' reads standard input.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="File with the prompt.")] = None,
+    messages: Annotated[
+        str | None, typer.Option(help="Chat messages: JSON list of {role, content}, a file with one, or '-'.")
+    ] = None,
+    completion: Annotated[str, typer.Option(help="What the model has said so far; appended to the prompt.")] = "",
+    ids: Annotated[str | None, typer.Option(help="Token ids, separated by commas, instead of text.")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="Token by text, '#id' or 'rank:N'. Default: the first choice.")
+    ] = None,
+    contrast: Annotated[
+        list[str] | None,
+        typer.Option("--contrast", "-c", help="Token preferred against; repeat for several. Default: rank:2."),
+    ] = None,
+    position: Annotated[int, typer.Option(help="Whose next token is explained; negative from the end.")] = -1,
+    composite: CompositeName = "attnlrp",
+    node_threshold: Annotated[float, typer.Option(help="Drop the rows of nodes with |R| not above it.")] = 0.01,
+    node_unit: Annotated[str, typer.Option(help="Of the node threshold: logits, value or layer.")] = "logits",
+    top_p: Annotated[float, typer.Option(help="Keep the strongest edges that carry this share per transition.")] = 0.85,
+    edge_threshold: Annotated[float | None, typer.Option(help="Instead of --top-p: keep |weight| above it.")] = None,
+    paths: Annotated[int, typer.Option(help="How many of the strongest paths to print.")] = 5,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Graph file to write, .safetensors.")] = None,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    revision: Revision = None,
+    attn_implementation: Attention = None,
+    checkpoint: Checkpoint = "auto",
+    unknown: Unknown = "error",
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """Make the attribution graph of one token against another and print its strongest paths."""
+    from lrp_hooks.cli import graph as command
+    from lrp_hooks.cli.inputs import PromptSource
+
+    command.run(
+        command.GraphRequest(
+            source=PromptSource(prompt, prompt_file, messages, completion, ids),
+            target=target,
+            contrasts=tuple(contrast or ()),
+            position=position,
+            composite=composite,
+            node_threshold=node_threshold,
+            node_unit=node_unit,
+            top_p=top_p,
+            edge_threshold=edge_threshold,
+            paths=paths,
+            out=out,
+            checkpoint=checkpoint,
+            unknown=unknown,
+        ),
+        model=model,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        attn_implementation=attn_implementation,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+@app.command()
 def doctor(
     model: ModelName,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Prompt to close the ledger on.")] = None,

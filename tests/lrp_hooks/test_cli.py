@@ -171,6 +171,28 @@ class Leak(nn.Module):
         return x * torch.sigmoid(x.roll(1, -1))
 
 
+def test_a_graph_is_made_printed_and_saved(run: Any, folder: Path, tmp_path: Path) -> None:
+    from lrp_hooks import AttributionGraph
+
+    file = tmp_path / "g.safetensors"
+    status, out, err = run("graph", str(folder), "-p", "hello", "-t", "a", "-c", "b", "-o", str(file), "--paths", "2")
+    assert status == 0, err
+    assert "logit('a') - logit('b')" in out
+    assert re.search(r"\d+\.\d\d%\s+'.'@\d \[", out)
+    graph = AttributionGraph.load(file)
+    assert len(graph.tokens) == 5
+    assert graph.about["target"] == "logit('a') - logit('b')"
+    for words, message in (
+        (["--top-p", "2"], "must lie in (0, 1]"),
+        (["--node-unit", "x"], "choices: logits, value, layer"),
+        (["-o", "x.json"], "choices: .safetensors"),
+        (["--node-threshold", "1e9"], "no edge is left with node_threshold"),
+    ):
+        status, _, err = run("graph", str(folder), "-p", "hello", *words)
+        assert status == 2
+        assert message in err
+
+
 def test_version_and_help(run: Any) -> None:
     status, out, _ = run("--version")
     assert status == 0
