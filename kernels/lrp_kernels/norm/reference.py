@@ -114,6 +114,8 @@ def _manual_layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, sp
 
 def _native_layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, spec: NormSpec) -> tuple[Tensor, Tensor]:
     inner = x.to(torch.float32) if spec.formula == "layer-norm-float32" else x
+    if inner is not x:
+        weight, bias = (None if t is None else t.to(torch.float32) for t in (weight, bias))
     y, _, scale = torch.native_layer_norm(inner, inner.shape[-1:], _offset(weight, spec), bias, spec.eps)
     if scale.dtype in (torch.bfloat16, torch.float16):  # the native statistics are as coarse as the input
         scale = norm_scale(x, spec)
