@@ -30,7 +30,7 @@ def attend(call: AttentionCall, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def expected(call: AttentionCall) -> tuple[Tensor, Tensor]:
-    """Value and key path by autograd, [T, T] each: <v_i, d/dv_i> and <k_i, d/dk_i> of <o_j, out_j>, with the factors."""
+    """Value and key path by autograd, [T, T] each: <v_i, d/dv_i> and <k_i, d/dk_i> of <o_j, out_j>, with factors."""
     value, key = torch.zeros(T, T, dtype=torch.float64), torch.zeros(T, T, dtype=torch.float64)
     for j in range(T):
         k, v = (x.clone().requires_grad_() for x in (call.k, call.v))
