@@ -84,13 +84,14 @@ def find_skeleton(model: nn.Module, attention_paths: list[str]) -> tuple[Skeleto
         UnsupportedModelError: no vocabulary head, no blocks, not causal.
         NonFiniteError: the logits are NaN or infinite.
     """
-    head, decoder = _head(model), _decoder(model)
+    head = _head(model)
     blocks = _blocks(model, attention_paths)
     with torch.no_grad(), _watch(model, head, blocks) as seen:
         logits: Tensor = model(input_ids=probe_ids(model), use_cache=False).logits
     _check_causal(model, logits)
     if not torch.isfinite(logits).all():
         raise NonFiniteError(f"the logits of {type(model).__name__} contain NaN or infinity; {_non_finite(model)}")
+    decoder = _decoder(model, blocks[0][0], seen["called"])
     mid = tuple(_mid_child(block, seen[path]) for path, block in blocks)
     softcap = _softcap(model, seen["head"][0], logits)
     return Skeleton(embedding_of(model), decoder, blocks, head, mid, softcap), logits
@@ -128,11 +129,14 @@ def _head(model: nn.Module) -> nn.Module:
     return head
 
 
-def _decoder(model: nn.Module) -> nn.Module:
-    decoder = getattr(model, getattr(model, "base_model_prefix", ""), None)
-    if not isinstance(decoder, nn.Module) or decoder is model:
-        raise UnsupportedModelError(f"{type(model).__name__} has no decoder below its head (base_model_prefix)")
-    return decoder
+def _decoder(model: nn.Module, block: str, called: list[nn.Module]) -> nn.Module:
+    """The outermost module below the model that holds the blocks and is itself called (OPT skips its wrapper)."""
+    parts = block.split(".")
+    for end in range(1, len(parts)):
+        candidate = model.get_submodule(".".join(parts[:end]))
+        if any(module is candidate for module in called):
+            return candidate
+    raise UnsupportedModelError(f"{type(model).__name__} calls no decoder module below its head")
 
 
 def _blocks(model: nn.Module, attention_paths: list[str]) -> tuple[tuple[str, nn.Module], ...]:
@@ -169,10 +173,15 @@ def first_tensor(value: Any) -> Tensor | None:
 
 @contextmanager
 def _watch(model: nn.Module, head: nn.Module, blocks: tuple[tuple[str, nn.Module], ...]) -> Iterator[dict[str, Any]]:
-    """Collects the calls of each block's direct children (``seen[path]``) and the head's output (``seen["head"]``)."""
+    """Collects the calls of each block's direct children (``seen[path]``), the head's output (``seen["head"]``), and
+    which modules above the blocks are called (``seen["called"]``)."""
     seen: dict[str, Any] = {path: [] for path, _ in blocks}
-    seen["head"] = []
+    seen["head"], seen["called"] = [], []
     handles = [head.register_forward_hook(lambda _m, _a, out: seen["head"].append(out))]
+    above = blocks[0][0].split(".")
+    for end in range(1, len(above)):
+        module = model.get_submodule(".".join(above[:end]))
+        handles.append(module.register_forward_hook(lambda called, _args, _out: seen["called"].append(called)))
     for path, block in blocks:
         for module in (block, *block.children()):
             handles.append(module.register_forward_hook(_collect(seen[path]), with_kwargs=True))

@@ -116,6 +116,16 @@ class ForwardRecord:
                 self.tape.started(self)
         return self.latest
 
+    @property
+    def rows(self) -> int:
+        """Sequences in the batch."""
+        assert self.attention_mask is not None
+        return self.attention_mask.shape[0]
+
+    def per_row(self, scores: Tensor) -> Tensor:
+        """Sum over everything but the batch, [B], also where a block has joined batch and tokens (OPT)."""
+        return scores.reshape(self.rows, -1).sum(1)
+
     def unscaled(self, scores: Tensor) -> Tensor:
         return scores if self.seed_scale == 1.0 else scores / self.seed_scale
 
@@ -281,7 +291,7 @@ def store_bias(record: ForwardRecord, path: str, module: nn.Module) -> Callable[
                 bias: Any = module.bias
                 per_token = relevance_bias(bias.detach(), grad)
             current = record.current()
-            current.add(current.biases, path, record.unscaled(per_row(per_token)))
+            current.add(current.biases, path, record.unscaled(record.per_row(per_token)))
 
     return store
 
@@ -292,7 +302,7 @@ def store_offset(record: ForwardRecord, path: str, offset: float) -> Callable[[T
     def store(grad: Tensor) -> None:
         if "absorbed" in record.want:
             current = record.current()
-            current.add(current.biases, path, record.unscaled(per_row(grad.float()) * offset))
+            current.add(current.biases, path, record.unscaled(record.per_row(grad.float()) * offset))
 
     return store
 
@@ -310,6 +320,7 @@ def store_neurons(record: ForwardRecord | None, block: int | None) -> Store | No
     def store(value: Tensor, grad: Tensor) -> None:
         if "neurons" in record.want:
             current = record.current()
-            current.add(current.neurons, block, record.unscaled(value * grad.to(value.dtype)))
+            scores = (value * grad.to(value.dtype)).reshape(record.rows, -1, value.shape[-1])
+            current.add(current.neurons, block, record.unscaled(scores))
 
     return store

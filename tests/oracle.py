@@ -32,7 +32,12 @@ class Rules:
     softcap_slope: bool = True
 
 
-COMPOSITES = {"attnlrp": Rules(0.25, 0.25, 0.5, 0.5, 0.5), "cp-lrp": Rules(0.0, 0.0, 1.0, 0.0, 1.0)}
+COMPOSITES = {
+    "attnlrp": Rules(0.25, 0.25, 0.5, 0.5, 0.5),
+    "cp-lrp": Rules(0.0, 0.0, 1.0, 0.0, 1.0),
+    # the plain gradient by hand: autograd on the untouched model must agree, which proves the wiring of every family
+    "gradient": Rules(1.0, 1.0, 1.0, 1.0, 1.0, detach_norm=False, slope=False, softcap_slope=False),
+}
 
 
 class Var:
@@ -344,12 +349,18 @@ class Oracle:
         self.products: list[Var] = []
 
     def __call__(
-        self, ids: Tensor, weights: Tensor, mask: Tensor | None = None, position: Tensor | None = None
+        self,
+        ids: Tensor,
+        weights: Tensor,
+        mask: Tensor | None = None,
+        position: Tensor | int | None = None,
+        position_ids: Tensor | None = None,
     ) -> OracleResult:
         """Explain sum_v weights[v] * logit_v at ``position`` per row (default: last column)."""
         batch, length = ids.shape
         mask = torch.ones_like(ids).bool() if mask is None else mask.bool()
-        positions = (mask.long().cumsum(1) - 1).clamp_min(0)
+        counted = (mask.long().cumsum(1) - 1).clamp_min(0)
+        positions = counted if position_ids is None else position_ids.expand(batch, length)
         tape, config, family = self.tape, self.config, self.family
         table = getattr(self.decoder, family.embedding).weight.detach().to(F64)
         multiplier = config.hidden_size**0.5 if config.model_type.startswith("gemma") else 1.0
@@ -492,7 +503,7 @@ class Oracle:
 
     def window(self, index: int) -> int | None:
         window = getattr(self.config, "sliding_window", None)
-        if self.config.model_type in ("mistral", "starcoder2"):
+        if self.config.model_type in ("mistral", "starcoder2", "phi3"):
             return window
         return window if self.layer_type(index) == "sliding_attention" else None
 
@@ -502,6 +513,8 @@ class Oracle:
             return False
         if kind == "smollm3":
             return bool(self.config.no_rope_layers[index])
+        if kind == "exaone4" and self.config.sliding_window is None:
+            return True
         if kind in ("cohere2", "exaone4"):
             return self.layer_type(index) == "sliding_attention"
         return True
@@ -522,9 +535,14 @@ def oracle(
     *,
     composite: str | Rules = "attnlrp",
     mask: Tensor | None = None,
-    position: Tensor | None = None,
+    position: Tensor | int | None = None,
+    position_ids: Tensor | None = None,
 ) -> OracleResult:
-    """Explain sum_v weights[v] logit_v at one position per row, by hand."""
+    """Explain sum_v weights[v] logit_v, before any final softcap, at one position per row, by hand.
+
+    ``weights`` is [V] for every row or [B, V]; ``position_ids`` default to counting the unmasked tokens.
+    Given ones never split the row: transformers does that (packed sequences) where they jump and no mask is passed.
+    """
     rules = composite if isinstance(composite, Rules) else COMPOSITES[composite]
     with torch.no_grad():
-        return Oracle(model, rules)(ids, weights, mask, position)
+        return Oracle(model, rules)(ids, weights, mask, position, position_ids)

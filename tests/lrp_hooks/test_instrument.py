@@ -11,7 +11,7 @@ import torch
 from accelerate import cpu_offload
 from families import build, inputs, reinitialise
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from lrp_hooks import Composite, LogitDiff, Role, instrument
 from lrp_hooks.errors import (
@@ -329,6 +329,16 @@ def test_relevance_is_of_the_latest_backward_whichever_forward() -> None:
         (first[0, -1, 5] + second[0, -1, 5]).backward()
         with pytest.raises(GradientError, match="several forwards"):
             lrp.relevance()
+
+
+def test_a_decoder_whose_wrapper_is_skipped_is_found() -> None:
+    """OPTForCausalLM calls ``model.decoder`` and never ``model``."""
+    config = AutoConfig.for_model("opt", hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    reinitialise(model)
+    with instrument(model) as lrp:
+        assert lrp.skeleton.decoder is model.model.decoder
+        assert lrp.trace(input_ids=inputs("llama")).attribute(CONTRAST).ledger().max() < 1e-4
 
 
 def test_a_compiled_model_is_refused() -> None:
