@@ -141,6 +141,7 @@ def build(
 def reinitialise(model: Any, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     embedding = model.get_input_embeddings().weight
+    transposed = {id(m.weight) for m in model.modules() if type(m).__name__ == "Conv1D"}  # GPT-2: [in, out]
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.dtype)
@@ -149,7 +150,8 @@ def reinitialise(model: Any, seed: int = 0) -> None:
             elif parameter is embedding:  # gemma multiplies its embedding by sqrt(D); let N(0, 1) reach the blocks
                 parameter.copy_(noise / (parameter.shape[1] ** 0.5 if "gemma" in model.config.model_type else 1.0))
             else:
-                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
+                fan_in = parameter.shape[0 if id(parameter) in transposed else -1]
+                parameter.copy_(noise / fan_in**0.5)
 
 
 def inputs(name: str, batch: int = 1, length: int = 12, seed: int = 0) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, VOCABULARY, build, exact_float64, inputs
+from families import FAMILIES, VARIANTS, VOCABULARY, build, exact_float64, inputs
 from oracle import COMPOSITES, OracleResult, oracle
 from torch import Tensor
 
@@ -51,7 +51,7 @@ def assert_same(ours: Relevance, theirs: OracleResult, tolerance: float) -> None
 
 
 @pytest.mark.parametrize("composite", ["attnlrp", "cp-lrp"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *VARIANTS])
 def test_float64_equals_the_oracle_entry_by_entry(name: str, composite: str) -> None:
     model, ids = build(name), inputs(name)
     with exact_float64():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, build, exact_float64, inputs
+from families import FAMILIES, VARIANTS, build, exact_float64, inputs
 from torch import Tensor, nn
 
 from lrp_hooks import LogitDiff, instrument
@@ -25,7 +25,7 @@ def distance(ours: Matrices, theirs: Matrices) -> float:
 
 
 @pytest.mark.parametrize("composite", ["attnlrp", "cp-lrp", "gradient"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *VARIANTS])
 def test_float64_equals_packed_entry_by_entry(name: str, composite: str) -> None:
     model, ids = build(name), inputs(name)
     with exact_float64(), instrument(model, composite) as lrp:
