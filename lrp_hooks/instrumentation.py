@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_hooks.attribute import build_relevance
+from lrp_hooks.batch import prepare_inputs
 from lrp_hooks.checkpointing import Checkpointing, Mode, SavedBytes, checkpoint_block
 from lrp_hooks.composites import Composite, resolve
 from lrp_hooks.detect import Detection, detect
@@ -48,7 +49,7 @@ from lrp_hooks.tape import (
     tap_constant,
     tap_in_place,
 )
-from lrp_hooks.trace import HALF_SEED_SCALES, Trace, prepare_inputs
+from lrp_hooks.trace import HALF_SEED_SCALES, Trace
 from lrp_hooks.walk import ModuleClock, Unclaimed, unclaimed
 
 logger = logging.getLogger(__name__)

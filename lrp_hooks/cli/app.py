@@ -16,6 +16,21 @@ app = typer.Typer(
 )
 
 ModelName = Annotated[str, typer.Argument(help="Folder, hub name, .gguf file, or 'demo' (SmolLM2-135M-Instruct).")]
+Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; '-' reads standard input.")]
+PromptFile = Annotated[Path | None, typer.Option(help="File with the prompt.")]
+Messages = Annotated[
+    str | None, typer.Option(help="Chat messages: JSON list of {role, content}, a file with one, or '-'.")
+]
+Completion = Annotated[str, typer.Option(help="What the model has said so far; appended to the prompt.")]
+Ids = Annotated[str | None, typer.Option(help="Token ids, separated by commas, instead of text.")]
+TargetToken = Annotated[
+    str | None, typer.Option("--target", "-t", help="Token by text, '#id' or 'rank:N'. Default: the first choice.")
+]
+Contrasts = Annotated[
+    list[str] | None,
+    typer.Option("--contrast", "-c", help="Token preferred against; repeat for several. Default: rank:2."),
+]
+Position = Annotated[int, typer.Option(help="Whose next token is explained; negative from the end.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, or auto to spread with accelerate.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the checkpoint.")]
@@ -34,24 +49,17 @@ Palette = Annotated[str, typer.Option(help="red-blue or orange-purple.")]
 @app.command()
 def attribute(
     model: ModelName,
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; '-' reads standard input.")] = None,
-    prompt_file: Annotated[Path | None, typer.Option(help="File with the prompt.")] = None,
-    messages: Annotated[
-        str | None, typer.Option(help="Chat messages: JSON list of {role, content}, a file with one, or '-'.")
-    ] = None,
-    completion: Annotated[str, typer.Option(help="What the model has said so far; appended to the prompt.")] = "",
-    ids: Annotated[str | None, typer.Option(help="Token ids, separated by commas, instead of text.")] = None,
-    target: Annotated[
-        str | None, typer.Option("--target", "-t", help="Token by text, '#id' or 'rank:N'. Default: the first choice.")
-    ] = None,
-    contrast: Annotated[
-        list[str] | None,
-        typer.Option("--contrast", "-c", help="Token preferred against; repeat for several. Default: rank:2."),
-    ] = None,
+    prompt: Prompt = None,
+    prompt_file: PromptFile = None,
+    messages: Messages = None,
+    completion: Completion = "",
+    ids: Ids = None,
+    target: TargetToken = None,
+    contrast: Contrasts = None,
     kind: Annotated[
         str, typer.Option("--of", help="logit-diff, logit, max-logit, demeaned-logit, topk-mean-logit or log-prob.")
     ] = "logit-diff",
-    position: Annotated[int, typer.Option(help="Whose next token is explained; negative from the end.")] = -1,
+    position: Position = -1,
     composite: CompositeName = "attnlrp",
     compare: Annotated[
         list[str] | None, typer.Option(help="Another composite to show beside; may be repeated.")
@@ -101,21 +109,14 @@ def attribute(
 @app.command()
 def graph(
     model: ModelName,
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; '-' reads standard input.")] = None,
-    prompt_file: Annotated[Path | None, typer.Option(help="File with the prompt.")] = None,
-    messages: Annotated[
-        str | None, typer.Option(help="Chat messages: JSON list of {role, content}, a file with one, or '-'.")
-    ] = None,
-    completion: Annotated[str, typer.Option(help="What the model has said so far; appended to the prompt.")] = "",
-    ids: Annotated[str | None, typer.Option(help="Token ids, separated by commas, instead of text.")] = None,
-    target: Annotated[
-        str | None, typer.Option("--target", "-t", help="Token by text, '#id' or 'rank:N'. Default: the first choice.")
-    ] = None,
-    contrast: Annotated[
-        list[str] | None,
-        typer.Option("--contrast", "-c", help="Token preferred against; repeat for several. Default: rank:2."),
-    ] = None,
-    position: Annotated[int, typer.Option(help="Whose next token is explained; negative from the end.")] = -1,
+    prompt: Prompt = None,
+    prompt_file: PromptFile = None,
+    messages: Messages = None,
+    completion: Completion = "",
+    ids: Ids = None,
+    target: TargetToken = None,
+    contrast: Contrasts = None,
+    position: Position = -1,
     composite: CompositeName = "attnlrp",
     node_threshold: Annotated[float, typer.Option(help="Drop the rows of nodes with |R| not above it.")] = 0.01,
     node_unit: Annotated[str, typer.Option(help="Of the node threshold: logits, value or layer.")] = "logits",
