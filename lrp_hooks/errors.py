@@ -81,3 +81,8 @@ class GraphError(LrpError):
 
 class ModelLoadError(LrpError):
     """A model, tokenizer or file could not be loaded; the message lists what was tried."""
+
+
+def first_line(error: Exception) -> str:
+    """What another library's exception says, in one line of at most 200 characters; its type when it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lrp_hooks.demo_model import LoadedModel, load_demo_model, quiet
-from lrp_hooks.errors import ModelLoadError
+from lrp_hooks.errors import ModelLoadError, first_line
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -84,9 +84,8 @@ def _load_model(
         with quiet():
             return AutoModelForCausalLM.from_pretrained(where, dtype=kind, **options)
     except Exception as error:
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelLoadError(
-            f"the model {name!r} could not be loaded as a causal language model: {text}. "
+            f"the model {name!r} could not be loaded as a causal language model: {first_line(error)}. "
             "tried: AutoModelForCausalLM. do: check the name, the network, or give a local folder"
         ) from error
 
@@ -101,8 +100,7 @@ def _load_tokenizer(name: str, where: str, options: dict[str, Any]) -> Any:
         with quiet():
             return AutoTokenizer.from_pretrained(where, **options)
     except Exception as error:
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelLoadError(
-            f"the tokenizer of {name!r} cannot be read: {text}. "
+            f"the tokenizer of {name!r} cannot be read: {first_line(error)}. "
             "do: mend the files, or remove them and work with token ids"
         ) from error
