@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -114,10 +114,6 @@ class Heatmap:
     def rows_per_block(self) -> int:
         """Rows of ``layers`` from one residual point to the next: 2 where blocks have a middle."""
         return 2 if self.points is not None and any(name.startswith(MIDDLE) for name in self.points) else 1
-
-    def with_title(self, title: str) -> Heatmap:
-        """The same with another title."""
-        return replace(self, title=title)
 
     @classmethod
     def from_relevance(
