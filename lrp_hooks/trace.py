@@ -252,14 +252,12 @@ class Trace:
         relevance = self._listen(target, source.on_point, frozenset({"edges"}))
         ids = None if self.input_ids is None else self.input_ids[row].cpu()
         length = self.attention_mask.shape[1]
-        texts = (
-            [f"[{i}]" for i in range(length)]
-            if ids is None
-            else [t.display for t in token_texts(tokenizer, ids.tolist())]
-        )
+        texts = None if ids is None else token_texts(tokenizer, ids.tolist())
+        names = [f"[{i}]" for i in range(length)] if texts is None else [t.display for t in texts]
+        special = (False,) * length if texts is None else tuple(t.special for t in texts)
         position = relevance.position
         assert position is not None
-        graph = builder.graph(relevance.layers[row], int(position[row]), tuple(texts), ids)
+        graph = builder.graph(relevance.layers[row], int(position[row]), tuple(names), special, ids)
         about = {
             "model": type(lrp.model).__name__,
             "composite": relevance.composite,

@@ -112,14 +112,14 @@ def show(graph: AttributionGraph, console: Console, paths: int) -> None:
 
 def in_words(path: GraphPath, graph: AttributionGraph) -> str:
     """`` Mary`` [0-23] → `` to`` [24-30]: each token with the residual points where the path stays on it."""
-    stays: list[list[int]] = []  # token, first point, last point
+    stays: list[tuple[int, float, float]] = []  # token, first point, last point
     for point, token in path.nodes:
         if stays and stays[-1][0] == token:
-            stays[-1][2] = point
+            stays[-1] = (token, stays[-1][1], point)
         else:
-            stays.append([token, point, point])
+            stays.append((token, point, point))
     return " → ".join(_stay(graph.tokens[token], token, first, last) for token, first, last in stays)
 
 
-def _stay(text: str, token: int, first: int, last: int) -> str:
+def _stay(text: str, token: int, first: float, last: float) -> str:
     return f"{text!r}@{token} [{first}]" if first == last else f"{text!r}@{token} [{first}-{last}]"

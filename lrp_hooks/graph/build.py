@@ -96,7 +96,14 @@ class GraphBuilder:
             return keep_above(lambda: made.rows(rows), self.pruning.edge_threshold)
         return keep_top_p(lambda: made.rows(rows), self.pruning.top_p)
 
-    def graph(self, relevance: Tensor, position: int, tokens: tuple[str, ...], ids: Tensor | None) -> AttributionGraph:
+    def graph(
+        self,
+        relevance: Tensor,
+        position: int,
+        tokens: tuple[str, ...],
+        special: tuple[bool, ...],
+        ids: Tensor | None,
+    ) -> AttributionGraph:
         """The graph of everything received.
 
         Raises:
@@ -119,8 +126,10 @@ class GraphBuilder:
             source=column("source"),
             target=column("target"),
             weight=column("weight").float(),
+            points=tuple(range(len(relevance))),
             position=position,
             tokens=tokens,
+            special=special,
             transitions=tuple(self.infos[b] for b in blocks),
             input_ids=ids,
         )

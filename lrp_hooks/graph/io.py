@@ -13,9 +13,10 @@ from safetensors.torch import save
 
 from lrp_hooks.errors import GraphError
 from lrp_hooks.files import write_atomically
-from lrp_hooks.graph.model import AttributionGraph, TransitionInfo
+from lrp_hooks.graph.model import DETAIL, AttributionGraph, EdgeDetail, TransitionInfo
+from lrp_hooks.segments import Segment
 
-FORMAT, VERSION = "lrp_hooks.graph", 1
+FORMAT, VERSION = "lrp_hooks.graph", 2
 COLUMNS = ("below", "above", "source", "target")
 
 
@@ -26,11 +27,16 @@ def save_graph(graph: AttributionGraph, path: str | Path) -> Path:
     tensors |= {"weight": graph.weight.contiguous(), "relevance": graph.relevance.contiguous()}
     if graph.input_ids is not None:
         tensors["input_ids"] = graph.input_ids.to(torch.int64).contiguous()
+    if graph.detail is not None:
+        tensors |= {f"detail.{name}": getattr(graph.detail, name).contiguous() for name in DETAIL}
     header = {
         "format": FORMAT,
         "version": VERSION,
         "position": graph.position,
+        "points": list(graph.points),
         "tokens": list(graph.tokens),
+        "special": list(graph.special),
+        "segments": None if graph.segments is None else [asdict(segment) for segment in graph.segments],
         "transitions": [asdict(info) for info in graph.transitions],
         "about": graph.about,
     }
@@ -68,8 +74,13 @@ def _graph(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Attribut
     columns = {name: tensors[name].long() for name in COLUMNS}
     weight, relevance = tensors["weight"], tensors["relevance"]
     points, length = relevance.shape
-    if any(len(column) != len(weight) for column in columns.values()) or len(header["tokens"]) != length:
-        raise ValueError("columns of different length")
+    detail = EdgeDetail(**{n: tensors[f"detail.{n}"] for n in DETAIL}) if f"detail.{DETAIL[0]}" in tensors else None
+    per_edge = [*columns.values(), *([] if detail is None else [getattr(detail, name) for name in DETAIL])]
+    segments = header["segments"]
+    if any(column.shape != weight.shape for column in per_edge):
+        raise ValueError("edges of different number")
+    if len(header["tokens"]) != length or len(header["special"]) != length or len(header["points"]) != points:
+        raise ValueError("nodes of different number")
     limits = {"below": points, "above": points, "source": length, "target": length}
     for name, limit in limits.items():
         if len(weight) and not (int(columns[name].min()) >= 0 and int(columns[name].max()) < limit):
@@ -79,10 +90,14 @@ def _graph(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Attribut
     return AttributionGraph(
         relevance=relevance,
         weight=weight,
+        points=tuple(float(p) if p % 1 else int(p) for p in header["points"]),
         position=int(header["position"]),
         tokens=tuple(str(token) for token in header["tokens"]),
+        special=tuple(bool(flag) for flag in header["special"]),
+        segments=None if segments is None else tuple(Segment(**segment) for segment in segments),
         transitions=tuple(TransitionInfo(**info) for info in header["transitions"]),
         input_ids=tensors.get("input_ids"),
+        detail=detail,
         about=dict(header["about"]),
         **columns,
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lrp_hooks.errors import GraphError
+from lrp_hooks.segments import Segment
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,11 @@ class TransitionInfo:
     """What pruning did to one transition.
 
     Attributes:
-        below, above: its residual points.
+        below, above: its rows of `AttributionGraph.points`.
         threshold: the smallest |weight| kept (inf when none).
         kept, total: edges kept and edges that were not 0; ``kept_mass``, ``total_mass``: their sums of |weight|.
         dropped_relevance: share of sum |R| at ``above`` in rows that ``node_threshold`` dropped.
+        method: "exact" (closed form), "packed" (blocks re-run), or "local" (tokens do not mix).
     """
 
     below: int
@@ -32,21 +34,27 @@ class TransitionInfo:
     kept_mass: float
     total_mass: float
     dropped_relevance: float
+    method: str = "exact"
 
 
 @dataclass(frozen=True, eq=False)
 class AttributionGraph:
     """Relevance at every (residual point, token), and the edges along which it flows, in logits.
 
-    Columns are tensors, one entry per edge: an edge goes from token ``source`` at point ``below`` to token ``target``
-    at point ``above``.
+    P rows (residual points, ascending), C columns (tokens, or segments of tokens), E edges. Edges are columns of
+    arrays: edge e goes from column ``source[e]`` at row ``below[e]`` to column ``target[e]`` at row ``above[e]``.
 
     Attributes:
-        relevance: [L+1, T] relevance of every node.
+        relevance: [P, C] float32, of every node.
         below, above, source, target: [E] int64; weight: [E] float32.
-        position: token whose logits are explained; the final node is (last point, position).
-        tokens: display text per token; input_ids: [T] or None.
+        points: residual point of each row: 0 before the first block, l + 1 after block l, l + 0.5 the mid point between
+            attention and MLP of block l. Methods take residual points, not rows.
+        position: column whose logits are explained; the final node is (last row, position).
+        tokens: display text per column; special: markers of the tokenizer (BOS, chat roles).
+        segments: the tokens of each column when columns are segments; None when they are tokens.
+        input_ids: [T] or None.
         transitions: what pruning did.
+        detail: per edge the paths and heads it takes, on request.
         about: model, target, value, options: plain text and numbers.
     """
 
@@ -56,37 +64,52 @@ class AttributionGraph:
     source: Tensor
     target: Tensor
     weight: Tensor
+    points: tuple[float, ...]
     position: int
     tokens: tuple[str, ...]
     transitions: tuple[TransitionInfo, ...]
+    special: tuple[bool, ...] = ()
+    segments: tuple[Segment, ...] | None = None
     input_ids: Tensor | None = None
+    detail: EdgeDetail | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of edges."""
         return len(self.weight)
 
+    def row(self, point: float) -> int:
+        """Row of a residual point.
+
+        Raises:
+            GraphError: the graph has no such point.
+        """
+        if point not in self.points:
+            raise GraphError(
+                f"residual point {point} is not in this graph. choices: {', '.join(map(str, self.points))}"
+            )
+        return self.points.index(point)
+
     @property
-    def last(self) -> int:
-        """The last residual point."""
-        return max((info.above for info in self.transitions), default=self.relevance.shape[0] - 1)
+    def final(self) -> tuple[int, int]:
+        """(row, column) of the final node."""
+        return len(self.points) - 1, self.position
 
     @property
     def nodes(self) -> Tensor:
-        """[N, 2] (residual point, token) of the nodes that have an edge, and the final node; in order."""
+        """[N, 2] (row, column) of the nodes that have an edge, and the final node; in order."""
         ends = torch.cat((torch.stack((self.below, self.source), 1), torch.stack((self.above, self.target), 1)))
-        final = torch.tensor([[self.last, self.position]])
-        found: Tensor = torch.unique(torch.cat((ends, final)), dim=0)
+        found: Tensor = torch.unique(torch.cat((ends, torch.tensor([self.final]))), dim=0)
         return found
 
-    def between(self, below: int) -> Tensor:
-        """Indices of the edges whose lower point is ``below``."""
-        return torch.nonzero(self.below == below).flatten()
+    def between(self, below: float) -> Tensor:
+        """Indices of the edges whose lower residual point is ``below``."""
+        return torch.nonzero(self.below == self.row(below)).flatten()
 
     def select(self, edges: Tensor) -> AttributionGraph:
         """The graph with only these edges (indices or a mask)."""
         columns = {name: getattr(self, name)[edges] for name in ("below", "above", "source", "target", "weight")}
-        return replace(self, **columns)
+        return replace(self, **columns, detail=None if self.detail is None else self.detail.select(edges))
 
     def save(self, path: str | FilePath) -> FilePath:
         """Write one safetensors file with a versioned JSON header."""
@@ -105,25 +128,23 @@ class AttributionGraph:
 
     def connected(self) -> AttributionGraph:
         """Only edges from which the final node (last point, explained position) can be reached."""
-        return self.ancestors(self.last, self.position)
+        return self.ancestors(self.points[-1], self.position)
 
-    def ancestors(self, point: int, token: int) -> AttributionGraph:
+    def ancestors(self, point: float, token: int) -> AttributionGraph:
         """The edges below a node from which it can be reached."""
-        return self._reach(point, token, upwards=False)
+        return self._reach(self.row(point), token, upwards=False)
 
-    def descendants(self, point: int, token: int) -> AttributionGraph:
+    def descendants(self, point: float, token: int) -> AttributionGraph:
         """The edges above a node that can be reached from it."""
-        return self._reach(point, token, upwards=True)
+        return self._reach(self.row(point), token, upwards=True)
 
-    def _reach(self, point: int, token: int, *, upwards: bool) -> AttributionGraph:
+    def _reach(self, row: int, token: int, *, upwards: bool) -> AttributionGraph:
         near, near_token = (self.below, self.source) if upwards else (self.above, self.target)
         far, far_token = (self.above, self.target) if upwards else (self.below, self.source)
-        length = self.relevance.shape[1]
-        active = torch.zeros(self.relevance.shape[0], length, dtype=torch.bool)
-        active[point, token] = True
+        active = torch.zeros(self.relevance.shape, dtype=torch.bool)
+        active[row, token] = True
         keep = torch.zeros(len(self), dtype=torch.bool)
-        points = sorted(set(near.tolist()), reverse=not upwards)
-        for at in points:
+        for at in sorted(set(near.tolist()), reverse=not upwards):
             edges = torch.nonzero(near == at).flatten()
             edges = edges[active[at, near_token[edges]]]
             keep[edges] = True
@@ -147,21 +168,20 @@ class AttributionGraph:
         best: dict[tuple[int, int], list[tuple[float, tuple[int, ...]]]] = {}
         for source in range(self.relevance.shape[1]) if token is None else [token]:
             best[lowest, source] = [(1.0, (source,))]
-        for edge in self.above.argsort(stable=True).tolist():
-            below, above = int(self.below[edge]), int(self.above[edge])
-            source, target, weight = int(self.source[edge]), int(self.target[edge]), float(self.weight[edge])
+        order = self.above.argsort(stable=True)
+        columns = (c[order].tolist() for c in (self.below, self.above, self.source, self.target, self.weight))
+        for below, above, source, target, weight in zip(*columns, strict=True):
             share = abs(weight) / (incoming[above, target] or 1.0)
             ways = [(s * share, (*way, target)) for s, way in best.get((below, source), [])]
             best[above, target] = heapq.nlargest(count, [*best.get((above, target), []), *ways])
-        final = best.get((self.last, self.position), []) if len(self) else []
-        points = sorted({*self.below.tolist(), *self.above.tolist()})
-        return [Path(strength, tuple(zip(points, way, strict=True))) for strength, way in final]
+        points = self.points[lowest:]
+        return [Path(strength, tuple(zip(points, way, strict=True))) for strength, way in best.get(self.final, [])]
 
     # Decomposition ---------------------------------------------------------------------------------------------------
 
-    def decomposition(self, point: int, token: int, first: int = 0) -> Decomposition:
+    def decomposition(self, point: float, token: int, first: int = 0) -> Decomposition:
         """Where a node's relevance goes one point down: to itself, to the first token, to other tokens."""
-        edges = torch.nonzero((self.above == point) & (self.target == token)).flatten()
+        edges = torch.nonzero((self.above == self.row(point)) & (self.target == token)).flatten()
         weight, source = self.weight[edges].double(), self.source[edges]
         own, start = source == token, (source == first) & (source != token)
         return Decomposition(
@@ -176,7 +196,7 @@ class Path:
     """One way through the graph, from below: (residual point, token) per node."""
 
     strength: float
-    nodes: tuple[tuple[int, int], ...]
+    nodes: tuple[tuple[float, int], ...]
 
 
 @dataclass(frozen=True)
@@ -190,3 +210,27 @@ class Decomposition:
     @property
     def total(self) -> float:
         return self.own + self.first + self.others
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeDetail:
+    """What each edge consists of, in logits; value + key + query + the token-local rest = weight.
+
+    Attributes:
+        value, key, query: [E] float32, the parts that take the attention's value, key and query path.
+        head: [E] int64, the head with the largest |value + key|, -1 where no attention is involved.
+        head_weight: [E] float32, value + key of that head.
+    """
+
+    value: Tensor
+    key: Tensor
+    query: Tensor
+    head: Tensor
+    head_weight: Tensor
+
+    def select(self, edges: Tensor) -> EdgeDetail:
+        """The same for some edges (indices or a mask)."""
+        return EdgeDetail(**{name: getattr(self, name)[edges] for name in DETAIL})
+
+
+DETAIL = ("value", "key", "query", "head", "head_weight")

@@ -135,8 +135,10 @@ def graph_of(edges: list[tuple[int, int, int, float]], length: int = 4, position
         source=columns[1],
         target=columns[2],
         weight=columns[3].float(),
+        points=tuple(range(points)),
         position=position,
         tokens=tuple("abcd"[:length]),
+        special=(False,) * length,
         transitions=(),
     )
 
@@ -198,7 +200,7 @@ def test_files_that_lie_are_named(lrp: Any, tmp_path: Path) -> None:
         (data[: len(data) // 2], "damaged"),
         (b"", "damaged"),
         (b"\x80\x04pickle", "damaged"),
-        (data.replace(b'\\"version\\": 1', b'\\"version\\": 9'), "version 9; this package reads version 1"),
+        (data.replace(b'\\"version\\": 2', b'\\"version\\": 9'), "version 9; this package reads version 2"),
         (data.replace(b'\\"position\\": 11', b'\\"position\\": 99'), "position outside"),
     ):
         bad.write_bytes(content)
@@ -208,7 +210,7 @@ def test_files_that_lie_are_named(lrp: Any, tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, bad)
     with pytest.raises(GraphError, match="holds no attribution graph"):
         AttributionGraph.load(bad)
-    save_file({"x": torch.zeros(1)}, bad, {"lrp_hooks.graph": json.dumps({"format": "lrp_hooks.graph", "version": 1})})
+    save_file({"x": torch.zeros(1)}, bad, {"lrp_hooks.graph": json.dumps({"format": "lrp_hooks.graph", "version": 2})})
     with pytest.raises(GraphError, match="damaged"):
         AttributionGraph.load(bad)
     with pytest.raises(GraphError, match="there is no file"):
