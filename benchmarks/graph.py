@@ -40,8 +40,7 @@ def packed_seconds(trace: Any, target: Any, rows_per_block: float) -> float:
     """Extrapolated seconds of the packed procedure: ``SAMPLED`` chunks spread over the blocks."""
     import torch
 
-    from lrp_hooks.graph.collect import StateCollector
-    from lrp_hooks.graph.edges import packed_rows
+    from lrp_hooks.graph.packed import StateCollector
 
     lrp = trace._lrp
     states = StateCollector(trace._record, 0)
@@ -51,9 +50,8 @@ def packed_seconds(trace: Any, target: Any, rows_per_block: float) -> float:
     for sample in range(SAMPLED):
         block = sample * blocks // SAMPLED
         wanted = torch.arange(COPIES) + (sample * 7) % max(1, states.hidden[0].shape[1] - COPIES)
-        pair = [(lrp.skeleton.blocks[block][1], states.inputs(block, 1))]
-        made = packed_rows(pair, states.hidden[block], states.gradient[block + 1], wanted, lrp.tape, COPIES)
-        timed.append(seconds(lambda made=made: list(made)))
+        span = states.span(lrp.skeleton, lrp.tape, block, block + 1)
+        timed.append(seconds(lambda span=span, wanted=wanted: span.edges(wanted)))
     return statistics.mean(timed) * blocks * rows_per_block / COPIES
 
 

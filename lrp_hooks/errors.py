@@ -79,6 +79,10 @@ class GraphError(LrpError):
     """The attribution graph cannot be made as asked, or there is nothing left of it."""
 
 
+class NoClosedFormError(GraphError):
+    """A block's edges have no closed form: it mixes tokens in other ways than one softmax attention call."""
+
+
 class ModelLoadError(LrpError):
     """A model, tokenizer or file could not be loaded; the message lists what was tried."""
 

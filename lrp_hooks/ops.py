@@ -5,7 +5,7 @@ The reference operators (plain PyTorch) run everywhere; this module is where a f
 
 from __future__ import annotations
 
-from lrp_kernels.edges import AttentionCall, EdgeRows, edge_rows, row_blocks
+from lrp_kernels.edges import AttentionCall, EdgeRows, edge_rows, edge_sums, row_blocks
 from lrp_kernels.function import RuleFunction, compute_dtype
 from lrp_kernels.gated import (
     ACTIVATIONS,
@@ -33,6 +33,7 @@ __all__ = [
     "compute_dtype",
     "detached_norm",
     "edge_rows",
+    "edge_sums",
     "frozen_norm",
     "gated_product",
     "half_product",

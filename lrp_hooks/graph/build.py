@@ -1,4 +1,4 @@
-"""Build a graph while one backward pass runs: each block's edges are made, pruned and freed as the gradient arrives."""
+"""Prune the transitions of one backward pass as they arrive, and put the graph together."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from lrp_hooks.errors import GraphError
+from lrp_hooks.graph.detail import edge_detail, no_attention
 from lrp_hooks.graph.edges import Transition
-from lrp_hooks.graph.model import AttributionGraph, TransitionInfo
-from lrp_hooks.graph.prune import KeptEdges, keep_above, keep_top_p
+from lrp_hooks.graph.group import Grouping
+from lrp_hooks.graph.model import DETAIL, AttributionGraph, EdgeDetail, TransitionInfo
+from lrp_hooks.graph.plan import Plan, Step
+from lrp_hooks.graph.prune import Columns, KeptEdges, RowBlocks, keep_above, keep_columns, keep_top_p
 
 Unit = Literal["logits", "value", "layer"]
 
@@ -55,81 +58,131 @@ class Pruning:
 
 @dataclass(eq=False)
 class GraphBuilder:
-    """Receives the transitions of one backward pass, from the last block to the first.
+    """Receives the transitions of one backward pass, in any order; keeps what pruning leaves of each.
 
     Attributes:
+        scores: relevance [T] at a residual point that the backward pass has reached.
         value: gives the explained value once the backward pass has started.
+        grouping: sums tokens into segments.
+        detail: whether kept edges get their paths and heads.
         progress: called with (transitions done, transitions in all).
     """
 
+    plan: Plan
     pruning: Pruning
+    scores: Callable[[float], Tensor]
     value: Callable[[], float]
-    wanted: int
+    grouping: Grouping | None = None
+    detail: bool = False
     progress: Callable[[int, int], None] | None = None
-    kept: dict[int, KeptEdges] = field(default_factory=dict)
-    infos: dict[int, TransitionInfo] = field(default_factory=dict)
+    kept: dict[Step, KeptEdges] = field(default_factory=dict)
+    infos: dict[Step, TransitionInfo] = field(default_factory=dict)
+    details: dict[Step, EdgeDetail] = field(default_factory=dict)
 
-    def add(self, block: int, made: Transition, below: Tensor, above: Tensor) -> None:
-        """Prune one block's edges; nothing of the block is kept besides."""
+    def exact(self, block: int, made: Transition) -> None:
+        """Prune one block's closed form; nothing of the block is kept besides."""
+        for step in self.plan.steps:
+            if step.kind == "exact" and step.block == block:
+                self._stream(step, made.row_blocks)
+                if self.detail:
+                    self.details[step] = edge_detail(made, self.kept[step])
+
+    def local(self, block: int) -> None:
+        """From a block's mid point to its output: each token to itself, with all its relevance."""
+        for step in self.plan.steps:
+            if step.kind == "local" and step.block == block:
+                below, above = self._nodes(step.below), self._nodes(step.above)
+                rows = self.pruning.rows(above, self.value())
+                self._store(step, self._listed((rows, rows, below[rows])), above, rows)
+                if self.detail:
+                    self.details[step] = no_attention(len(self.kept[step].weight))
+
+    def packed(self, step: Step, row_blocks: Callable[[Tensor], RowBlocks]) -> None:
+        """Prune edges made by packed products."""
+        self._stream(step, row_blocks)
+
+    def _nodes(self, point: float) -> Tensor:
+        """Relevance of the graph's columns at a point."""
+        scores = self.scores(point)
+        return scores if self.grouping is None else self.grouping.sums(scores)
+
+    def _stream(self, step: Step, row_blocks: Callable[[Tensor], RowBlocks]) -> None:
+        above = self._nodes(step.above)
         rows = self.pruning.rows(above, self.value())
+        if self.grouping is None:
+            blocks = row_blocks(rows)
+        else:
+            tokens = torch.nonzero(self.scores(step.above)).flatten()
+            sums = self.grouping.edge_sums(row_blocks(tokens))
+            blocks = RowBlocks((rows,) if len(rows) else (), lambda wanted: sums[wanted])
+        self._store(step, self._pruned(blocks), above, rows)
+
+    def _pruned(self, blocks: RowBlocks) -> KeptEdges:
+        if self.pruning.edge_threshold is not None:
+            return keep_above(blocks, self.pruning.edge_threshold)
+        return keep_top_p(blocks, self.pruning.top_p)
+
+    def _listed(self, edges: Columns) -> KeptEdges:
+        return keep_columns(edges, self.pruning.top_p, self.pruning.edge_threshold)
+
+    def _store(self, step: Step, found: KeptEdges, above: Tensor, rows: Tensor) -> None:
         total = above.abs().sum()
-        dropped = 1.0 - float(above[rows].abs().sum() / total) if total > 0 else 0.0
-        found = self._prune(made, rows)
-        self.kept[block] = found
-        self.infos[block] = TransitionInfo(
-            below=block,
-            above=block + 1,
+        points = self.plan.points
+        self.kept[step] = found
+        self.infos[step] = TransitionInfo(
+            below=points.index(step.below),
+            above=points.index(step.above),
             threshold=found.threshold,
             kept=len(found.weight),
             total=found.total_count,
             kept_mass=found.kept_mass,
             total_mass=found.total_mass,
-            dropped_relevance=dropped,
+            dropped_relevance=1.0 - float(above[rows].abs().sum() / total) if total > 0 else 0.0,
+            method=step.kind,
         )
         if self.progress is not None:
-            self.progress(len(self.kept), self.wanted)
+            self.progress(len(self.kept), len(self.plan.steps))
 
-    def _prune(self, made: Transition, rows: Tensor) -> KeptEdges:
-        if not len(rows):
-            return keep_above(lambda: iter(()), 0.0)
-        if self.pruning.edge_threshold is not None:
-            return keep_above(lambda: made.rows(rows), self.pruning.edge_threshold)
-        return keep_top_p(lambda: made.rows(rows), self.pruning.top_p)
-
-    def graph(
-        self,
-        relevance: Tensor,
-        position: int,
-        tokens: tuple[str, ...],
-        special: tuple[bool, ...],
-        ids: Tensor | None,
-    ) -> AttributionGraph:
-        """The graph of everything received.
+    def graph(self, position: int, columns: GraphColumns, ids: Tensor | None) -> AttributionGraph:
+        """The graph of everything received; ``position`` is the explained token.
 
         Raises:
             GraphError: when no edge is left; says which thresholds emptied it.
         """
-        blocks = sorted(self.kept)
-        edges = [self.kept[b] for b in blocks]
-        count = sum(len(e.weight) for e in edges)
-        if not count:
+        steps = sorted(self.kept, key=lambda step: step.below)
+        edges, infos = [self.kept[step] for step in steps], [self.infos[step] for step in steps]
+        if not sum(len(e.weight) for e in edges):
             raise GraphError(f"no edge is left with {self.pruning.describe()}. do: lower the thresholds")
 
-        def column(name: str) -> Tensor:
-            return torch.cat([getattr(e, name) for e in edges])
+        def joined(parts: list[Tensor]) -> Tensor:
+            return torch.cat(parts)
 
-        below = torch.cat([torch.full((len(self.kept[b].weight),), b) for b in blocks])
+        def rows(name: str) -> Tensor:
+            return joined([torch.full((info.kept,), getattr(info, name)) for info in infos])
+
+        details = [self.details[step] for step in steps] if self.detail else []
+        detail = EdgeDetail(*(joined([getattr(d, name) for d in details]) for name in DETAIL)) if details else None
         return AttributionGraph(
-            relevance=relevance.cpu(),
-            below=below,
-            above=below + 1,
-            source=column("source"),
-            target=column("target"),
-            weight=column("weight").float(),
-            points=tuple(range(len(relevance))),
-            position=position,
-            tokens=tokens,
-            special=special,
-            transitions=tuple(self.infos[b] for b in blocks),
+            relevance=torch.stack([self._nodes(point) for point in self.plan.points]).float().cpu(),
+            below=rows("below"),
+            above=rows("above"),
+            source=joined([e.source for e in edges]),
+            target=joined([e.target for e in edges]),
+            weight=joined([e.weight for e in edges]).float(),
+            points=self.plan.points,
+            position=position if self.grouping is None else int(self.grouping.index[position]),
+            tokens=columns.texts,
+            special=columns.special,
+            segments=None if self.grouping is None else self.grouping.segments,
+            transitions=tuple(infos),
             input_ids=ids,
+            detail=detail,
         )
+
+
+@dataclass(frozen=True)
+class GraphColumns:
+    """Display text and special flag per column."""
+
+    texts: tuple[str, ...]
+    special: tuple[bool, ...]

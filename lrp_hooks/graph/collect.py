@@ -1,21 +1,17 @@
-"""Collectors: they listen at the residual points of one backward pass and make each block's edges when it arrives."""
+"""Makes each block's closed form when the one backward pass reaches the block's input."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Literal
 
-import torch
 from torch import Tensor
 
-from lrp_hooks.errors import GraphError
-from lrp_hooks.graph.edges import Transition, carried_parts, is_token_local, packed_rows, transition
+from lrp_hooks.errors import NoClosedFormError
+from lrp_hooks.graph.carried import carried_parts, is_token_local
+from lrp_hooks.graph.edges import Transition, transition
 from lrp_hooks.structure import Skeleton
-from lrp_hooks.tape import BlockInputs, ForwardRecord, Tape
-
-By = Literal["sum", "head", "path"]
+from lrp_hooks.tape import ForwardRecord, Tape
 
 
 @dataclass(eq=False)
@@ -32,8 +28,8 @@ class TransitionSource:
 
     Attributes:
         row: which sequence of the batch.
-        each: called with (block, transition, relevance at its input [T], relevance at its output [T]).
         blocks: which blocks are wanted.
+        each: called with (block, transition).
     """
 
     skeleton: Skeleton
@@ -42,16 +38,20 @@ class TransitionSource:
     knowledge: BlockKnowledge
     row: int
     blocks: frozenset[int]
-    each: Callable[[int, Transition, Tensor, Tensor], None]
+    each: Callable[[int, Transition], None]
 
     def on_point(self, point: int, hidden: Tensor, gradient: Tensor) -> None:
-        """Called in the backward pass; block ``point`` lies between residual points ``point`` and ``point + 1``."""
+        """Called in the backward pass; block ``point`` lies between residual points ``point`` and ``point + 1``.
+
+        Raises:
+            NoClosedFormError: the block mixes tokens in other ways than one softmax attention call.
+        """
         current = self.record.current()
         parked = current.parked.pop(point, None)
         if point not in self.blocks:
             return
         if parked is None:
-            raise GraphError(
+            raise NoClosedFormError(
                 f"block {point} made no softmax attention call: its edges have no closed form. do: method='packed'"
             )
         block, inputs = self.skeleton.blocks[point][1], self.record.block_inputs[point]
@@ -63,7 +63,7 @@ class TransitionSource:
                 self.knowledge.constant_free.add(point)
         relevance = current.points[point]
         made = transition(parked, hidden, relevance, carried, self.row, self.record.seed_scale)
-        self.each(point, made, relevance[self.row], current.points[point + 1][self.row])
+        self.each(point, made)
 
     def _check_local(self, point: int, hidden: Tensor) -> None:
         known = self.knowledge.token_local
@@ -72,51 +72,7 @@ class TransitionSource:
             known[point] = hidden.shape[1] < 2 or is_token_local(block, inputs, hidden.detach(), self.tape)
         if not known[point]:
             path, block = self.skeleton.blocks[point]
-            raise GraphError(
+            raise NoClosedFormError(
                 f"{path} ({type(block).__name__}) mixes tokens outside its attention: no closed form. "
                 "do: method='packed'"
             )
-
-
-@dataclass(eq=False)
-class StateCollector:
-    """Keeps hidden states and gradients at residual points, for packed products."""
-
-    record: ForwardRecord
-    row: int
-    hidden: dict[int, Tensor] = field(default_factory=dict)
-    gradient: dict[int, Tensor] = field(default_factory=dict)
-
-    def on_point(self, point: int, hidden: Tensor, gradient: Tensor) -> None:
-        self.hidden[point] = hidden[self.row : self.row + 1].detach()
-        self.gradient[point] = gradient[self.row : self.row + 1].detach()
-
-    def inputs(self, block: int, batch: int) -> BlockInputs:
-        return self.record.block_inputs[block].of_row(self.row, batch)
-
-
-def packed_matrix(
-    skeleton: Skeleton, tape: Tape, states: StateCollector, source: int, end: int, batch: int, chunk: int = 32
-) -> Tensor:
-    """[T, T] edges from residual point ``source`` to ``end`` by packed products."""
-    blocks = [(skeleton.blocks[b][1], states.inputs(b, batch)) for b in range(source, end)]
-    hidden, gradient = states.hidden[source], states.gradient[end]
-    wanted = torch.arange(hidden.shape[1], device=hidden.device)
-    rows = [edges for _, edges in packed_rows(blocks, hidden, gradient, wanted, tape, chunk)]
-    return states.record.unscaled(torch.cat(rows))
-
-
-def transitions(points: Sequence[int] | None, blocks: int) -> list[tuple[int, int]]:
-    """Pairs of neighbouring residual points of a list (default: all).
-
-    Raises:
-        GraphError: points out of range or not ascending.
-    """
-    chosen = list(range(blocks + 1)) if points is None else list(points)
-    if len(chosen) < 2:
-        raise GraphError("a transition needs two residual points")
-    if any(not 0 <= p <= blocks for p in chosen):
-        raise GraphError(f"residual points {chosen} must lie in 0..{blocks}")
-    if any(b <= a for a, b in pairwise(chosen)):
-        raise GraphError(f"residual points {chosen} must ascend")
-    return list(pairwise(chosen))

@@ -10,18 +10,16 @@ with what the one backward pass already computed (DESIGN.md, section 4):
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch import Tensor
 
-from lrp_hooks.errors import GraphError
-from lrp_hooks.ops import AttentionCall, compute_dtype, edge_rows, relevance_sum, row_blocks
-from lrp_hooks.tape import BlockInputs, Detour, Parked, Tape
+from lrp_hooks.errors import NoClosedFormError
+from lrp_hooks.graph.prune import RowBlocks
+from lrp_hooks.ops import AttentionCall, compute_dtype, edge_rows, edge_sums, relevance_sum, row_blocks
+from lrp_hooks.tape import Parked
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,29 +39,38 @@ class Transition:
 
     def dense(self, by: str = "sum") -> Tensor:
         """[T, T] (rows j, columns i), [H, T, T] by head, or [4, T, T] by path: value, key, query, rest."""
-        length, heads = self.rest.shape[0], self.call.q.shape[0]
-        rows = torch.arange(length, device=self.rest.device)
-        value = torch.zeros(heads, length, length, dtype=self.rest.dtype, device=self.rest.device)
+        length = self.call.length
+        every = self.row_blocks(torch.arange(length, device=self.rest.device))
+        if by == "sum":
+            total = self.rest.new_zeros(length, length)
+            for block in every.blocks:
+                edges = self.edges(block)
+                total[block, : edges.shape[1]] = edges
+            return total
+        value = self.rest.new_zeros(self.call.heads, length, length)
         key = torch.zeros_like(value)
-        for block in row_blocks(rows, heads, length):
-            edges = edge_rows(self.call, block)
-            value[:, block, : edges.value.shape[2]] = edges.value
-            if edges.key is not None:
-                key[:, block, : edges.key.shape[2]] = edges.key
-        if by == "path":
-            return torch.stack((value.sum(0), key.sum(0), torch.diag(self.query), torch.diag(self.rest)))
+        for block in every.blocks:
+            rows = edge_rows(self.call, block)
+            value[:, block, : rows.value.shape[2]] = rows.value
+            if rows.key is not None:
+                key[:, block, : rows.key.shape[2]] = rows.key
         if by == "head":
             return value + key
-        return (value + key).sum(0) + torch.diag(self.query + self.rest)
+        return torch.stack((value.sum(0), key.sum(0), torch.diag(self.query), torch.diag(self.rest)))
 
-    def rows(self, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """(row indices [R], edges [R, C]) in blocks, heads summed, the diagonal included; columns beyond C are 0."""
-        diagonal = self.query + self.rest
-        for block in row_blocks(wanted, self.call.q.shape[0], self.rest.shape[0]):
-            edges = edge_rows(self.call, block)
-            total = edges.value.sum(0) if edges.key is None else edges.value.add_(edges.key).sum(0)
-            total[torch.arange(len(block), device=block.device), block] += diagonal[block].to(total.dtype)
-            yield block, total
+    def row_blocks(self, wanted: Tensor) -> RowBlocks:
+        """Rows [R, C] heads summed, the diagonal included."""
+        if not len(wanted):
+            return RowBlocks((), self.edges)
+        wanted = wanted.to(self.rest.device)
+        return RowBlocks(tuple(row_blocks(wanted, self.call.heads, self.call.length)), self.edges)
+
+    def edges(self, rows: Tensor) -> Tensor:
+        """[R, C] edges into rows [R] (ascending); columns beyond C are 0."""
+        total = edge_sums(self.call, rows)
+        diagonal = self.query[rows] + self.rest[rows]
+        total[torch.arange(len(rows), device=rows.device), rows] += diagonal.to(total.dtype)
+        return total
 
 
 def transition(
@@ -82,7 +89,7 @@ def transition(
         unscale: divides gradients (the float16 seed).
     """
     if len(parked.inputs) != 1 or len(parked.outputs) != 1:
-        raise GraphError(
+        raise NoClosedFormError(
             f"the block made {len(parked.inputs)} attention calls; exact edges need one. do: method='packed'"
         )
     (setting, (q, k, v), grads), (o, shares) = parked.inputs[0], parked.outputs[0]
@@ -121,10 +128,10 @@ def _mask(setting: Any, row: int) -> Tensor | None:
         causal = setting.options.get("is_causal")
         causal = getattr(setting.module, "is_causal", True) if causal is None else causal
         if not causal or (setting.options.get("sliding_window") is not None and _windowed_kernel(setting.module)):
-            raise GraphError("exact edges know causal attention with an explicit mask. do: method='packed'")
+            raise NoClosedFormError("exact edges know causal attention with an explicit mask. do: method='packed'")
         return None
     if not isinstance(mask, Tensor) or mask.dim() != 4:
-        raise GraphError(
+        raise NoClosedFormError(
             "exact edges need the attention mask as a tensor [B, 1, T, T]. "
             'do: load the model with attn_implementation="sdpa" or "eager"'
         )
@@ -135,107 +142,3 @@ def _windowed_kernel(module: Any) -> bool:
     """Whether the attention kernel applies the window itself, from a keyword, without showing a mask."""
     base = getattr(module.config, "_lrp_hooks_base", "")
     return base not in ("sdpa", "eager")
-
-
-# Relevance-carrying parts --------------------------------------------------------------------------------------------
-
-
-class _Reached(Exception):
-    """Ends a run at the attention function."""
-
-
-class _StopAtAttention(Detour):
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> NoReturn:
-        raise _Reached(q, k, v)
-
-
-class _SkipAttention(Detour):
-    """Attention that returns zeros; remembers what it was given."""
-
-    def __init__(self) -> None:
-        self.given: list[Tensor] = []
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
-        self.given += [q, k, v]
-        return v.new_zeros(q.shape[0], q.shape[2], q.shape[1], v.shape[3]), None
-
-
-@contextmanager
-def _detour(tape: Tape, detour: Detour) -> Iterator[None]:
-    tape.detour = detour
-    try:
-        with torch.no_grad(), tape.recording(None):
-            yield
-    finally:
-        tape.detour = None
-
-
-def carried_parts(
-    block: nn.Module, inputs: BlockInputs, hidden: Tensor, tape: Tape
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """(q~, k~, v~): directional derivatives of q, k, v along the block's input, under the LRP rules.
-
-    Forward-mode AD from the block's input to its attention function, where the run stops. None when they equal q, k
-    and v (no additive constant on the way).
-    """
-    forward: Any = forward_ad  # untyped functions
-    with _detour(tape, _StopAtAttention()), forward_ad.dual_level():
-        try:
-            inputs.call(block, forward.make_dual(hidden.detach(), hidden.detach().clone()))
-        except _Reached as reached:
-            parts = [forward.unpack_dual(x) for x in reached.args]
-            q, k, v = (torch.zeros_like(p.primal) if p.tangent is None else p.tangent for p in parts)
-            same = all(torch.equal(p.primal, t) for p, t in zip(parts, (q, k, v), strict=True))
-            return None if same else (q, k, v)
-    raise GraphError("the block finished without calling its attention function. do: method='packed'")
-
-
-def is_token_local(block: nn.Module, inputs: BlockInputs, hidden: Tensor, tape: Tape) -> bool:
-    """Whether nothing but attention mixes tokens: with attention cut out, changing one token changes only itself.
-
-    A convolution or a token shift hidden in the block would make the closed form wrong, with column sums intact.
-    """
-    other = hidden.clone()
-    other[:, 1] += 1.0
-    runs = []
-    for states in (hidden, other):
-        skip = _SkipAttention()
-        with _detour(tape, skip):
-            out = inputs.call(block, states)
-        runs.append([out, *(x.transpose(1, 2) for x in skip.given)])  # all [B, T, ...]
-    keep = torch.arange(hidden.shape[1], device=hidden.device) != 1
-    return len(runs[0]) == len(runs[1]) and all(
-        torch.allclose(a[:, keep], b[:, keep], rtol=1e-3, atol=1e-5) for a, b in zip(*runs, strict=True)
-    )
-
-
-# Packed products: the oracle, and the way for blocks without softmax attention
-
-
-def packed_rows(
-    blocks: Sequence[tuple[nn.Module, BlockInputs]],
-    hidden: Tensor,
-    gradient: Tensor,
-    wanted: Tensor,
-    tape: Tape,
-    chunk: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(row indices, edges [R, T]) over one or more blocks, by running them on copies of the sequence.
-
-    Source: arXiv 2604.17761, appendix A.
-
-    Args:
-        hidden: [1, T, D] at the first block's input; gradient: [1, T, D] at the last block's output.
-        chunk: copies per run.
-    """
-    for rows in torch.split(wanted, chunk):
-        copies = hidden.detach().expand(len(rows), -1, -1).clone().requires_grad_()
-        with torch.enable_grad(), tape.recording(None):
-            out = copies
-            for block, inputs in blocks:
-                out = inputs.call(block, out)
-        seed = torch.zeros_like(out)
-        index = torch.arange(len(rows), device=rows.device)
-        seed[index, rows] = gradient[0, rows]
-        (grads,) = torch.autograd.grad(out, copies, seed)
-        yield rows, relevance_sum(copies.detach(), grads)

@@ -98,9 +98,10 @@ class AttributionGraph:
     @property
     def nodes(self) -> Tensor:
         """[N, 2] (row, column) of the nodes that have an edge, and the final node; in order."""
-        ends = torch.cat((torch.stack((self.below, self.source), 1), torch.stack((self.above, self.target), 1)))
-        found: Tensor = torch.unique(torch.cat((ends, torch.tensor([self.final]))), dim=0)
-        return found
+        columns, (row, column) = self.relevance.shape[1], self.final
+        ends = (self.below * columns + self.source, self.above * columns + self.target)
+        keys = torch.unique(torch.cat((*ends, torch.tensor([row * columns + column]))))
+        return torch.stack((keys // columns, keys % columns), 1)
 
     def between(self, below: float) -> Tensor:
         """Indices of the edges whose lower residual point is ``below``."""

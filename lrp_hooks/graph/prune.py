@@ -1,24 +1,43 @@
-"""Streaming pruning of one transition's edges: a first pass counts, a second emits; the result equals a dense sort.
+"""Streaming pruning of one transition's edges; the result equals a dense sort.
 
 Either all edges with |A| above a threshold, or the smallest set that carries a share ``top_p`` of sum |A| (ties at the
-boundary kept). No n x n array exists: the first pass gathers count and mass of |A| over logarithmic bins, the second
-emits what lies above the boundary bin and settles that bin exactly.
+boundary kept). Rows arrive in blocks and are freed; no n x n array exists.
+
+``top_p`` needs one pass: a histogram of |A| over logarithmic bins grows with every block, and of each block only edges
+from a cut upwards are kept, where the cut carries more than ``top_p`` of the mass seen so far. When all blocks have
+been seen the boundary is known; blocks whose cut turned out above it (their edges were small beside later ones) are
+made once more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-BINS_PER_OCTAVE = 64
-LOWEST, HIGHEST = -149, 128  # exponents of float32
-BINS = (HIGHEST - LOWEST) * BINS_PER_OCTAVE
+BIN_SHIFT = 16
+"""Bits of a float32 that a bin leaves out: 128 bins per octave."""
+BINS = 1 << (31 - BIN_SHIFT)
+ROUNDING = 1 - 1e-12
+"""Sums of the same edges in another order may miss a goal by this factor."""
 
-Rows = Callable[[], Iterator[tuple[Tensor, Tensor]]]
-"""Starts a pass over (row indices [R], edges [R, C])."""
+Columns = tuple[Tensor, Tensor, Tensor]
+"""Target, source and weight of some edges."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowBlocks:
+    """A transition's edges, block by block.
+
+    Attributes:
+        blocks: indices of target rows [R], each block ascending.
+        edges: makes the edges [R, C] into one block; columns beyond C have none.
+    """
+
+    blocks: Sequence[Tensor]
+    edges: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,77 +62,133 @@ class KeptEdges:
         return float(self.weight.abs().sum(dtype=torch.float64))
 
 
-def keep_above(rows: Rows, threshold: float) -> KeptEdges:
-    """All edges with |A| > threshold. One pass."""
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+def keep_above(rows: RowBlocks, threshold: float) -> KeptEdges:
+    """All edges with |A| > threshold."""
+    parts: list[Columns] = []
     count, mass = 0, 0.0
-    for index, edges in rows():
+    for block in rows.blocks:
+        edges = rows.edges(block)
         size = edges.abs()
-        count += int((size > 0).sum())
+        count += int(torch.count_nonzero(size))
         mass += float(size.sum(dtype=torch.float64))
-        parts.append(_emit(index, edges, size > threshold))
+        parts.append(_emit(block, edges, size > threshold))
     return _kept(parts, count, mass)
 
 
-def keep_top_p(rows: Rows, top_p: float) -> KeptEdges:
-    """The smallest set of edges with sum |A| >= top_p * total, ties at its boundary kept. Two passes."""
-    counts = torch.zeros(BINS, dtype=torch.int64)
-    masses = torch.zeros(BINS, dtype=torch.float64)
-    for _, edges in rows():
-        size = edges.abs().flatten()
-        size = size[size > 0]
-        bins = _bin(size)
-        counts += torch.bincount(bins, minlength=BINS).cpu()
-        masses += torch.bincount(bins, size.double(), minlength=BINS).cpu()
-    count, mass = int(counts.sum()), float(masses.sum())
+def keep_top_p(rows: RowBlocks, top_p: float) -> KeptEdges:
+    """The smallest set of edges with sum |A| >= top_p * total, ties at its boundary kept."""
+    seen = _Histogram(top_p)
+    candidates, cuts = [], []
+    for block in rows.blocks:
+        edges = rows.edges(block)
+        bins = seen.add(edges)
+        cuts.append(seen.cut(seen.margin))
+        candidates.append(_emit(block, edges, _from(cuts[-1], bins, edges)))
+    if not seen.count:
+        return _kept([], 0, 0.0)
+    boundary = seen.cut(top_p)
+    for number, block in enumerate(rows.blocks):
+        if cuts[number] > boundary:
+            edges = rows.edges(block)
+            candidates[number] = _emit(block, edges, _from(boundary, _bins(edges), edges))
+    kept = _settle(_joined(candidates), boundary, seen.goal(boundary), top_p)
+    return _kept([kept], seen.count, seen.total)
+
+
+def keep_columns(edges: Columns, top_p: float, edge_threshold: float | None) -> KeptEdges:
+    """The same for edges that are listed already (a transition in which tokens do not mix)."""
+    weight = edges[2]
+    size = weight.abs().double()
+    count, mass = int(torch.count_nonzero(size)), float(size.sum())
     if not count:
         return _kept([], 0, 0.0)
-    above = masses.flip(0).cumsum(0).flip(0)  # mass in this bin and the larger ones
-    goal = top_p * mass
-    reached = torch.nonzero(above >= goal * (1 - 1e-12)).flatten()
-    boundary = int(reached[-1]) if len(reached) else int(torch.nonzero(counts)[0])
-    parts, ties = [], []
-    for index, edges in rows():
-        size = edges.abs()
-        bins = torch.where(size > 0, _bin(size), -1)
-        parts.append(_emit(index, edges, bins > boundary))
-        ties.append(_emit(index, edges, bins == boundary))
-    larger = float(above[boundary + 1]) if boundary + 1 < BINS else 0.0
-    parts += _settle(ties, goal - larger, top_p)
-    return _kept(parts, count, mass)
+    kept = _above(edges, size > edge_threshold) if edge_threshold is not None else _largest(edges, top_p * mass, top_p)
+    return _kept([kept], count, mass)
 
 
-Columns = tuple[Tensor, Tensor, Tensor]
-"""Target, source and weight of some edges."""
+@dataclass(eq=False)
+class _Histogram:
+    """Mass of |A| per logarithmic bin; bin 0 also holds the zeros."""
+
+    top_p: float
+    count: int = 0
+    mass: Tensor = field(default_factory=lambda: torch.zeros(BINS, dtype=torch.float64))
+
+    @property
+    def margin(self) -> float:
+        """The share that candidates carry: halfway between ``top_p`` and everything."""
+        return (1.0 + self.top_p) / 2
+
+    @property
+    def total(self) -> float:
+        return float(self.mass.sum())
+
+    def add(self, edges: Tensor) -> Tensor:
+        """Count a block in; returns its bins, shaped like the edges."""
+        bins = _bins(edges)
+        self.count += int(torch.count_nonzero(edges))
+        self.mass += torch.bincount(bins.flatten(), edges.abs().flatten().double(), minlength=BINS).cpu()
+        return bins
+
+    def cut(self, share: float) -> int:
+        """The highest bin such that it and the bins above carry ``share`` of the mass; 0 for everything."""
+        if share >= 1.0:
+            return 0
+        above = self.mass.flip(0).cumsum(0).flip(0)
+        reached = torch.nonzero(above >= share * above[0] * ROUNDING).flatten()
+        return int(reached[-1]) if len(reached) and above[0] > 0 else 0
+
+    def goal(self, boundary: int) -> float:
+        """Mass that the boundary bin must still give."""
+        return self.top_p * self.total - float(self.mass[boundary + 1 :].sum())
 
 
-def _settle(ties: list[Columns], missing: float, top_p: float) -> list[Columns]:
-    """The edges of the boundary bin that are still needed: the largest, and all that equal the smallest of them."""
-    target, source, weight = (torch.cat(column) for column in zip(*ties, strict=True))
+def _bins(edges: Tensor) -> Tensor:
+    """Logarithmic bins [.., int32] of |A|: the leading bits of its float32. Monotone in |A|."""
+    return edges.abs().type(torch.float32).view(torch.int32) >> BIN_SHIFT
+
+
+def _from(cut: int, bins: Tensor, edges: Tensor) -> Tensor:
+    """Mask of the edges in bin ``cut`` and above; never zeros."""
+    return bins >= cut if cut else edges != 0
+
+
+def _settle(edges: Columns, boundary: int, missing: float, top_p: float) -> Columns:
+    """All edges above the boundary bin, and those of it that are still needed."""
+    bins = _bins(edges[2])
+    ties = _largest(_above(edges, bins == boundary), missing, top_p)
+    return _joined([_above(edges, bins > boundary), ties])
+
+
+def _largest(edges: Columns, missing: float, top_p: float) -> Columns:
+    """The largest edges that together carry ``missing``, and all that equal the smallest of them."""
     if top_p >= 1.0:
-        return [(target, source, weight)]
-    size = weight.abs().double()
+        return _above(edges, edges[2] != 0)
+    size = edges[2].abs().double()
     ordered, _ = size.sort(descending=True)
-    enough = torch.nonzero(ordered.cumsum(0) >= missing * (1 - 1e-12)).flatten()
+    enough = torch.nonzero(ordered.cumsum(0) >= missing * ROUNDING).flatten()
     smallest = ordered[int(enough[0])] if len(enough) else ordered[-1]
-    keep = size >= smallest
-    return [(target[keep], source[keep], weight[keep])]
+    return _above(edges, size >= smallest)
 
 
-def _bin(size: Tensor) -> Tensor:
-    """Index of the logarithmic bin of positive sizes. Monotone in the size."""
-    exponent = torch.log2(size.double()).sub_(LOWEST).mul_(BINS_PER_OCTAVE)
-    return exponent.floor_().clamp_(0, BINS - 1).long()
+def _above(edges: Columns, mask: Tensor) -> Columns:
+    target, source, weight = edges
+    return target[mask], source[mask], weight[mask]
 
 
-def _emit(index: Tensor, edges: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _joined(parts: Sequence[Columns]) -> Columns:
+    target, source, weight = (torch.cat(column) for column in zip(*parts, strict=True))
+    return target, source, weight
+
+
+def _emit(index: Tensor, edges: Tensor, wanted: Tensor) -> Columns:
     row, column = torch.nonzero(wanted, as_tuple=True)
     return index[row], column, edges[row, column]
 
 
 def _kept(parts: list[Columns], count: int, mass: float) -> KeptEdges:
     if parts:
-        target, source, weight = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+        target, source, weight = (column.cpu() for column in _joined(parts))
     else:
         target = source = torch.zeros(0, dtype=torch.long)
         weight = torch.zeros(0)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lrp_kernels.edges import AttentionCall, edge_rows, reference, row_blocks
+from lrp_kernels.edges import AttentionCall, edge_rows, edge_sums, row_blocks
+from lrp_kernels.edges import call as call_module
 from torch import Tensor
 
 HEADS, GROUPS, T, D, E = 6, 3, 11, 5, 7
@@ -74,16 +75,39 @@ CASES = {
     "softcap": {"softcap": 0.7},
     "sinks": {"sinks": torch.randn(HEADS, generator=torch.Generator().manual_seed(2), dtype=torch.float64)},
     "other key carry": {"k_carry": OTHER},
+    "other value carry": {"v_carry": OTHER @ torch.ones(D, E).double()},
     "no key path": {"key": 0.0},
+}
+SUMMED = {
+    **CASES,
+    "softcap slope": {"softcap": 0.7, "slope": True},
+    "softcap, sinks": {**CASES["sinks"], "softcap": 1.0},
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_rows_equal_autograd_on_dense_attention(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "BLOCK_BYTES", 4 * HEADS * T * 8)  # several blocks
+    monkeypatch.setattr(call_module, "BLOCK_BYTES", 4 * HEADS * T * 8)  # several blocks
     call = make(**CASES[case])
     for ours, theirs in zip(assembled(call, torch.arange(T)), expected(call), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("rows", [torch.arange(T), torch.tensor([4, 5, 6]), torch.tensor([2, 3, 9]), torch.tensor([0])])
+@pytest.mark.parametrize("case", SUMMED)
+def test_the_fused_sum_equals_the_heads(case: str, rows: Tensor) -> None:
+    call = make(**SUMMED[case])
+    before = [x.clone() for x in (call.q, call.k, call.v, call.o, call.D)]
+    assert torch.allclose(edge_sums(call, rows), edge_rows(call, rows).total().sum(0), rtol=1e-11, atol=1e-13)
+    assert all(torch.equal(x, y) for x, y in zip(before, (call.q, call.k, call.v, call.o, call.D), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_fused_sum_accumulates_in_float32(dtype: torch.dtype) -> None:
+    rows, call = torch.arange(T), make(dtype)
+    names = ("q", "k", "v", "o", "k_carry", "v_carry")
+    wide = replace(call, **{n: getattr(call, n).double() for n in names})
+    assert torch.allclose(edge_sums(call, rows).double(), edge_rows(wide, rows).total().sum(0), rtol=1e-4, atol=1e-5)
 
 
 def test_only_the_wanted_rows_are_made() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from lrp_kernels.edges.reference import AttentionCall, EdgeRows, edge_rows, row_blocks
+from lrp_kernels.edges.call import AttentionCall, row_blocks
+from lrp_kernels.edges.reference import EdgeRows, edge_rows
+from lrp_kernels.edges.summed import edge_sums
 
-__all__ = ["AttentionCall", "EdgeRows", "edge_rows", "row_blocks"]
+__all__ = ["AttentionCall", "EdgeRows", "edge_rows", "edge_sums", "row_blocks"]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, VARIANTS, build, exact_float64, inputs
-from torch import Tensor, nn
+from smear import smeared
+from torch import Tensor
 
 from lrp_hooks import LogitDiff, instrument
 from lrp_hooks.errors import GraphError, RemovedError
@@ -104,7 +105,7 @@ def test_heads_and_paths_add_up(composite: str) -> None:
 
 def test_row_sums_and_the_rest_have_teeth_on_a_bias_free_block() -> None:
     """rest_i = R_t^i - D_i and sum_i A[j, i] = R_t^j - (1 - c_v) D_j + 2 A_q[j, j] (DESIGN.md, section 4)."""
-    seen: list[tuple[Any, Tensor, Tensor]] = []
+    seen: list[tuple[int, Any]] = []
     model, ids = build("llama-bias-free"), inputs("llama")
     with exact_float64(), instrument(model) as lrp:
         trace = lrp.trace(input_ids=ids)
@@ -115,10 +116,11 @@ def test_row_sums_and_the_rest_have_teeth_on_a_bias_free_block() -> None:
             lrp.block_knowledge,
             0,
             frozenset({0, 1, 2}),
-            lambda _, made, below, above: seen.append((made, below, above)),
+            lambda block, made: seen.append((block, made)),
         )
         trace._listen(CONTRAST, source.on_point, frozenset({"edges"}))
-        for made, _, above in seen:
+        for block, made in seen:
+            above = trace._record.latest.points[block + 1][0]
             assert torch.allclose(made.rest, above - made.kept, atol=1e-12)
             assert torch.allclose(made.dense().sum(1), above - 0.5 * made.kept + 2 * made.query, atol=1e-12)
     assert len(seen) == 3
@@ -156,21 +158,8 @@ def test_dropping_an_ingredient_is_noticed(mutation: str, monkeypatch: pytest.Mo
         assert distance(trace.edge_matrices(CONTRAST), theirs) > 0.01
 
 
-class Smear(nn.Module):
-    """An MLP behind a causal convolution: linear, so no rule is missing, but tokens mix."""
-
-    def __init__(self, mlp: nn.Module):
-        super().__init__()
-        self.mlp = mlp
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mlp(x + 0.3 * torch.nn.functional.pad(x, (0, 0, 1, 0))[:, :-1])
-
-
 def test_a_hidden_convolution_is_refused_by_exact_and_done_by_packed() -> None:
-    model = build("llama")
-    model.model.layers[1].mlp = Smear(model.model.layers[1].mlp)
-    with instrument(model) as lrp:
+    with instrument(smeared(build("llama"), 1)) as lrp:
         trace = lrp.trace(input_ids=inputs("llama"))
         with pytest.raises(GraphError, match=r"model\.layers\.1 .* mixes tokens outside its attention"):
             trace.edge_matrices(CONTRAST)

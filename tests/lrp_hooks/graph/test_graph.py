@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,14 @@ from torch import Tensor
 
 from lrp_hooks import AttributionGraph, LogitDiff, instrument
 from lrp_hooks.errors import GraphError
-from lrp_hooks.graph.prune import keep_above, keep_top_p
+from lrp_hooks.graph.prune import RowBlocks, keep_above, keep_columns, keep_top_p
 
 CONTRAST = LogitDiff(5, 7)
 
 
-def stream(matrix: Tensor, block: int = 7) -> Any:
-    """The matrix as passes over blocks of rows."""
-
-    def rows() -> Iterator[tuple[Tensor, Tensor]]:
-        for index in torch.arange(matrix.shape[0]).split(block):
-            yield index, matrix[index]
-
-    return rows
+def stream(matrix: Tensor, block: int = 7) -> RowBlocks:
+    """The matrix in blocks of rows."""
+    return RowBlocks(torch.arange(matrix.shape[0]).split(block), lambda rows: matrix[rows])
 
 
 def matrices() -> dict[str, Tensor]:
@@ -43,6 +37,10 @@ def matrices() -> dict[str, Tensor]:
         "zero": torch.zeros(31, 29),
         "one edge": torch.zeros(31, 29).index_put((torch.tensor(3), torch.tensor(4)), torch.tensor(2.0)),
         "tiny": normal * 1e-40,
+        "rows that fall": normal * torch.exp(-torch.arange(31.0))[:, None],
+        "rows that rise": normal * torch.exp(torch.arange(31.0))[:, None],
+        "many small rows at the end": normal.abs()
+        * torch.cat((torch.full((7,), 9.0), torch.full((24,), 1.0)))[:, None],
     }
 
 
@@ -53,6 +51,8 @@ def dense_top_p(matrix: Tensor, top_p: float) -> set[tuple[int, int]]:
     ordered = ordered[ordered > 0]
     if not len(ordered):
         return set()
+    if top_p == 1.0:  # nothing is small enough to be left out
+        return {(int(j), int(i)) for j, i in torch.nonzero(size)}
     enough = torch.nonzero(ordered.cumsum(0) >= top_p * ordered.sum() * (1 - 1e-12)).flatten()
     smallest = ordered[int(enough[0])] if len(enough) else ordered[-1]
     return {(int(j), int(i)) for j, i in torch.nonzero(size >= smallest)}
@@ -70,6 +70,35 @@ def test_streaming_top_p_equals_sort_and_cut(name: str, top_p: float) -> None:
     assert kept.total_mass == pytest.approx(float(matrix.abs().double().sum()), rel=1e-9)
     assert kept.kept_mass >= top_p * kept.total_mass * (1 - 1e-6)
     assert (kept.weight.abs().diff() <= 0).all()
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.85, 1.0])
+@pytest.mark.parametrize("name", matrices())
+def test_listed_edges_are_cut_like_a_matrix(name: str, top_p: float) -> None:
+    matrix = matrices()[name]
+    index = torch.cartesian_prod(torch.arange(31), torch.arange(29))
+    kept = keep_columns((index[:, 0], index[:, 1], matrix.flatten()), top_p, None)
+    assert set(zip(kept.target.tolist(), kept.source.tolist(), strict=True)) == dense_top_p(matrix, top_p)
+    above = keep_columns((index[:, 0], index[:, 1], matrix.flatten()), top_p, 0.3)
+    assert sorted(above.weight.tolist()) == sorted(matrix[matrix.abs() > 0.3].tolist())
+
+
+def test_a_block_is_made_again_only_when_its_cut_was_too_high() -> None:
+    made: list[int] = []
+
+    def edges(rows: Tensor) -> Tensor:
+        made.append(int(rows[0]))
+        return matrix[rows]
+
+    blocks = torch.arange(31).split(7)
+    matrix = torch.randn(31, 29, generator=torch.Generator().manual_seed(0))
+    keep_top_p(RowBlocks(blocks, edges), 0.85)
+    assert made == [0, 7, 14, 21, 28]
+    made.clear()
+    matrix[:7] = 0
+    matrix[:7, :29] = torch.eye(7, 29) * 50  # a few huge edges first: the cut is far above what the rest needs
+    keep_top_p(RowBlocks(blocks, edges), 0.85)
+    assert made == [0, 7, 14, 21, 28, 0]
 
 
 @pytest.mark.parametrize("name", matrices())
