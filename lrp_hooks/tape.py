@@ -92,6 +92,7 @@ class ForwardRecord:
     Attributes:
         seed_scale: factor on the backward's seed (float16 gradients underflow); scores are divided by it.
         want: the optional tables that the next backward passes fill: "heads", "neurons", "absorbed", "edges".
+        only: blocks whose neurons are recorded; None for all.
         on_point: called with (residual point, hidden states, gradient) when the gradient has arrived there.
         block_inputs: how each block was called.
     """
@@ -100,6 +101,7 @@ class ForwardRecord:
     input_ids: Tensor | None = None
     seed_scale: float = 1.0
     want: frozenset[str] = frozenset({"absorbed"})
+    only: frozenset[int] | None = None
     raw_logits: Tensor | None = None
     latest: PassRecord | None = None
     tape: Tape | None = None
@@ -130,12 +132,36 @@ class ForwardRecord:
         return scores if self.seed_scale == 1.0 else scores / self.seed_scale
 
 
+@dataclass(frozen=True, eq=False)
+class AttentionRun:
+    """One call of the attention function, as the block makes it.
+
+    Attributes:
+        q, k, v: [B, H, T, d]; mask: what the block passes; options: its keywords.
+        block: index of the block, None outside.
+    """
+
+    base: Callable[..., Any]
+    module: Any
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Any
+    options: dict[str, Any]
+    block: int | None
+
+    def run(self, mask: Any) -> tuple[Tensor, Any]:
+        """(out [B, T, H, d], weights or None) with another mask."""
+        out, weights = self.base(self.module, self.q, self.k, self.v, mask, **self.options)
+        return out, weights
+
+
 class Detour(ABC):
-    """Replaces every attention call while it is set: a run of a block whose attention is not wanted."""
+    """Takes every attention call while it is set: blocks run without their attention, or with parts of it cut."""
 
     @abstractmethod
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
-        """Called with q, k, v [B, H, T, d] instead of the attention function."""
+    def attend(self, call: AttentionRun) -> tuple[Tensor, Any]:
+        """Called instead of the attention function; returns (out [B, T, H, d], weights or None)."""
 
 
 class Tape(NotCopyable):
@@ -146,7 +172,7 @@ class Tape(NotCopyable):
         last: of the forward that the latest backward pass went through.
         forwards: how many forwards have been recorded.
         mixed: whether the latest backward pass went through several forwards.
-        detour: set while a block is run without its attention.
+        detour: set while attention calls are taken elsewhere.
     """
 
     def __init__(self) -> None:
@@ -160,6 +186,16 @@ class Tape(NotCopyable):
         """A backward pass has reached ``record``."""
         self.mixed = self.last is not None and self.last is not record and self.last.task == record.task
         self.last = record
+
+    @contextmanager
+    def detoured(self, detour: Detour) -> Iterator[None]:
+        """Attention calls inside go to ``detour``; nothing is recorded and no gradient kept."""
+        self.detour = detour
+        try:
+            with torch.no_grad(), self.recording(None):
+                yield
+        finally:
+            self.detour = None
 
     @contextmanager
     def recording(self, record: ForwardRecord | None) -> Iterator[None]:
@@ -318,7 +354,7 @@ def store_neurons(record: ForwardRecord | None, block: int | None) -> Store | No
         return None
 
     def store(value: Tensor, grad: Tensor) -> None:
-        if "neurons" in record.want:
+        if "neurons" in record.want and (record.only is None or block in record.only):
             current = record.current()
             scores = (value * grad.to(value.dtype)).reshape(record.rows, -1, value.shape[-1])
             current.add(current.neurons, block, record.unscaled(scores))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -84,6 +84,18 @@ class Target(ABC):
     def describe(self, logits: Tensor) -> str:
         """What is explained, in words; logits [B, V] resolve ranks (first row)."""
 
+    def fixed(self, logits: Tensor) -> Target:
+        """The same target with ranks replaced by the tokens that hold them in logits [B, V] (first row)."""
+
+        def fix(value: Any) -> Any:
+            if isinstance(value, (tuple, list)):
+                return tuple(fix(part) for part in value)
+            return int(self._ids(value, logits)[0]) if isinstance(value, Rank) else value
+
+        if not is_dataclass(self):  # a user's own class, which resolves its tokens itself
+            return self
+        return replace(self, **{f.name: fix(getattr(self, f.name)) for f in fields(self)})
+
     def _ids(self, token: Token, logits: Tensor) -> Tensor:
         """Ids of a token per row, [B]."""
         if isinstance(token, Rank):
@@ -127,6 +139,9 @@ class MaxLogit(Target):
 
     def value(self, logits: Tensor) -> Tensor:
         return _pick(logits, self._ids(Rank(1), logits))
+
+    def fixed(self, logits: Tensor) -> Target:
+        return Logit(int(self._ids(Rank(1), logits)[0]), self.position, self.tokenizer)
 
     def describe(self, logits: Tensor) -> str:
         return f"max logit ({self._name(Rank(1), logits)})"
@@ -261,6 +276,20 @@ class SequenceLogProbDiff:
 
 
 AnyTarget = Target | SequenceLogProb | SequenceLogProbDiff | Callable[[Tensor], Tensor]
+
+
+def as_target(target: object) -> Target:
+    """A target at one position from what a user gives: a `Target`, or a function of the logits [B, V].
+
+    Raises:
+        TargetError: for anything else.
+    """
+    if isinstance(target, Target):
+        return target
+    if not callable(target):
+        raise TargetError(f"{target!r} is not a target. do: LogitDiff(...), or a function of the logits [B, V]")
+    return Custom(target, getattr(target, "__name__", "custom target"))
+
 
 NAMES: dict[str, type[Target]] = {
     "logit": Logit,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
@@ -11,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from lrp_hooks.errors import NoClosedFormError
-from lrp_hooks.tape import BlockInputs, Detour, Tape
+from lrp_hooks.tape import AttentionRun, BlockInputs, Detour, Tape
 
 
 class _Reached(Exception):
@@ -19,8 +17,8 @@ class _Reached(Exception):
 
 
 class _StopAtAttention(Detour):
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> NoReturn:
-        raise _Reached(q, k, v)
+    def attend(self, call: AttentionRun) -> NoReturn:
+        raise _Reached(call.q, call.k, call.v)
 
 
 class _SkipAttention(Detour):
@@ -29,19 +27,10 @@ class _SkipAttention(Detour):
     def __init__(self) -> None:
         self.given: list[Tensor] = []
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
-        self.given += [q, k, v]
-        return v.new_zeros(q.shape[0], q.shape[2], q.shape[1], v.shape[3]), None
-
-
-@contextmanager
-def _detour(tape: Tape, detour: Detour) -> Iterator[None]:
-    tape.detour = detour
-    try:
-        with torch.no_grad(), tape.recording(None):
-            yield
-    finally:
-        tape.detour = None
+    def attend(self, call: AttentionRun) -> tuple[Tensor, None]:
+        self.given += [call.q, call.k, call.v]
+        batch, heads, length, _ = call.q.shape
+        return call.v.new_zeros(batch, length, heads, call.v.shape[3]), None
 
 
 def carried_parts(
@@ -53,7 +42,7 @@ def carried_parts(
     and v (no additive constant on the way).
     """
     forward: Any = forward_ad  # untyped functions
-    with _detour(tape, _StopAtAttention()), forward_ad.dual_level():
+    with tape.detoured(_StopAtAttention()), forward_ad.dual_level():
         try:
             inputs.call(block, forward.make_dual(hidden.detach(), hidden.detach().clone()))
         except _Reached as reached:
@@ -74,7 +63,7 @@ def is_token_local(block: nn.Module, inputs: BlockInputs, hidden: Tensor, tape: 
     runs = []
     for states in (hidden, other):
         skip = _SkipAttention()
-        with _detour(tape, skip):
+        with tape.detoured(skip):
             out = inputs.call(block, states)
         runs.append([out, *(x.transpose(1, 2) for x in skip.given)])  # all [B, T, ...]
     keep = torch.arange(hidden.shape[1], device=hidden.device) != 1

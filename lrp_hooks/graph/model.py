@@ -107,6 +107,22 @@ class AttributionGraph:
         """Indices of the edges whose lower residual point is ``below``."""
         return torch.nonzero(self.below == self.row(below)).flatten()
 
+    def attention_edges(self) -> list[tuple[int, int, int]]:
+        """(block, source token, target token) of the edges between different tokens, as `Trace.ablate` takes them.
+
+        Raises:
+            GraphError: a graph of segments, or one whose transitions span several blocks.
+        """
+        if self.segments is not None:
+            raise GraphError("the edges of this graph are between segments. do: a token graph (segments=None)")
+        points = torch.tensor(self.points)
+        below, above = points[self.below], points[self.above]
+        mixing = self.source != self.target
+        if bool((above[mixing] - below[mixing] > 1).any()):
+            raise GraphError("an edge over several blocks is no single attention edge. do: a graph over all points")
+        columns = (below.long(), self.source, self.target)
+        return list(zip(*(column[mixing].tolist() for column in columns), strict=True))
+
     def select(self, edges: Tensor) -> AttributionGraph:
         """The graph with only these edges (indices or a mask)."""
         columns = {name: getattr(self, name)[edges] for name in ("below", "above", "source", "target", "weight")}

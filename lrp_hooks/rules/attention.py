@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from lrp_hooks.ops import RuleFunction, relevance_sum, tanh_slope
 from lrp_hooks.patching import Handle, redirect_attention
 from lrp_hooks.sites import Site
-from lrp_hooks.tape import ForwardRecord, per_row
+from lrp_hooks.tape import AttentionRun, ForwardRecord, per_row
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def share_attention(query: float, key: float, value: float, *, softcap_slope: bo
             if "dropout" in kwargs:
                 kwargs["dropout"] = 0.0
             if site.tape.detour is not None:
-                return site.tape.detour.attend(q, k, v)
+                return site.tape.detour.attend(AttentionRun(base, module, q, k, v, mask, kwargs, site.block))
             if not (torch.is_grad_enabled() and v.requires_grad):
                 return base(module, q, k, v, mask, **kwargs)
             record = site.tape.record

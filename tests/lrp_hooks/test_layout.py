@@ -15,7 +15,7 @@ LAYERS = (
     ("lrp_hooks.render",),
     ("lrp_hooks.instrumentation",),
     ("lrp_hooks.trace", "lrp_hooks.report"),
-    ("lrp_hooks.graph",),
+    ("lrp_hooks.graph", "lrp_hooks.ablation"),
     ("lrp_hooks.attribute",),
     ("lrp_hooks.checkpointing", "lrp_hooks.walk", "lrp_hooks.composites"),
     ("lrp_hooks.detect", "lrp_hooks.structure"),
