@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -33,10 +33,6 @@ def figure(heatmaps: Sequence[Heatmap], *, title: str = "", palette: str = "red-
     Raises:
         LrpError: matplotlib is not installed, or the palette is unknown.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise LrpError("figures need matplotlib. do: pip install 'lrp-hooks[figures]'") from error
     palette_by_name(palette)
     layouts = [wrap(heatmap) for heatmap in heatmaps]
     heights = [_height(heatmap, cells) for heatmap, cells in zip(heatmaps, layouts, strict=True)]
@@ -44,18 +40,18 @@ def figure(heatmaps: Sequence[Heatmap], *, title: str = "", palette: str = "red-
     legend = _legend_words(heatmaps, palette)
     inside = max(
         0.1 * len(title),
-        *(_legend_width(words) for _, words in legend),
-        sum(_legend_width(words) for _, words in legend) - 0.2,
+        *(legend_width(words) for _, words in legend),
+        sum(legend_width(words) for _, words in legend) - 0.2,
         *(_width(heatmap, cells) for heatmap, cells in zip(heatmaps, layouts, strict=True)),
     )
-    sheet = Sheet(Figure(figsize=(inside + 2 * MARGIN, sum(heights) + head + 0.5)))
+    sheet = new_sheet(inside + 2 * MARGIN, sum(heights) + head + 0.5)
     if title:
         sheet.text(MARGIN, 0.3, visible(title), size=11, weight="bold")
     top = head
     for heatmap, cells, height in zip(heatmaps, layouts, heights, strict=True):
         _panel(sheet, heatmap, cells, top, palette)
         top += height
-    _legend(sheet, legend, top + 0.1)
+    draw_legend(sheet, legend, top + 0.1)
     return sheet.figure
 
 
@@ -68,11 +64,16 @@ def save_figure(
     palette: str = "red-blue",
 ) -> None:
     """Write one figure. The same input gives the same bytes on the same machine."""
-    fig = figure(heatmaps, title=title, palette=palette)
+    words = (word for heatmap in heatmaps for word in (title, *_words(heatmap)))
+    write_figure(figure(heatmaps, title=title, palette=palette), target, kind, words)
+
+
+def write_figure(fig: Figure, target: IO[bytes], kind: Literal["svg", "png", "pdf"], words: Iterable[str]) -> None:
+    """Write any figure that shows ``words``; without dates, and with fonts that the format can embed."""
     import matplotlib
 
     metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
-    others = any(needs_help(word) for heatmap in heatmaps for word in (title, *_words(heatmap)))
+    others = any(map(needs_help, words))
     style: Any = {
         "svg.hashsalt": "lrp_hooks",
         "pdf.fonttype": 3 if others else 42,  # OpenType, as the usual East Asian fonts are, cannot be embedded as 42
@@ -80,6 +81,19 @@ def save_figure(
     }
     with matplotlib.rc_context(style):
         fig.savefig(target, format=kind, dpi=min(DPI, MOST_PIXELS / fig.get_figheight()), metadata=metadata)
+
+
+def new_sheet(width: float, height: float) -> Sheet:
+    """An empty sheet of that size, in inches; no state of pyplot is involved.
+
+    Raises:
+        LrpError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise LrpError("figures need matplotlib. do: pip install 'lrp-hooks[figures]'") from error
+    return Sheet(Figure(figsize=(width, height)))
 
 
 @dataclass(frozen=True)
@@ -144,7 +158,8 @@ def _panel(sheet: Sheet, heatmap: Heatmap, cells: list[Cell], top: float, palett
         _map(sheet, heatmap, top + 0.33 + lines * CELL_H + 0.15, palette)
 
 
-def _face(colour: Rgb) -> tuple[float, ...]:
+def face(colour: Rgb) -> tuple[float, ...]:
+    """The colour as matplotlib takes it."""
     return tuple(channel / 255 for channel in colour)
 
 
@@ -155,7 +170,7 @@ def _cells(axes: Any, heatmap: Heatmap, cells: list[Cell], palette: str) -> None
     grounds = [GRAY if heatmap.special[c.index] else colours.colour(heatmap.colours[c.index]) for c in cells]
     sides = [(c.column, c.column + c.width, c.line + 0.07, c.line + 0.93) for c in cells]
     corners = [[(left, top), (right, top), (right, bottom), (left, bottom)] for left, right, top, bottom in sides]
-    axes.add_collection(PolyCollection(corners, facecolors=[_face(g) for g in grounds], linewidths=0), autolim=False)
+    axes.add_collection(PolyCollection(corners, facecolors=[face(g) for g in grounds], linewidths=0), autolim=False)
     runs: dict[tuple[int, Rgb], list[str]] = {}
     for cell, ground in zip(cells, grounds, strict=True):
         ink = text_colour(ground)
@@ -170,7 +185,7 @@ def _cells(axes: Any, heatmap: Heatmap, cells: list[Cell], palette: str) -> None
 
 def _text(axes: Any, x: float, line: int, words: str, ink: Rgb, **style: Any) -> None:
     if words.strip():
-        axes.text(x, line + 0.68, words, fontsize=FONT_SIZE, color=_face(ink), parse_math=False, **style)
+        axes.text(x, line + 0.68, words, fontsize=FONT_SIZE, color=face(ink), parse_math=False, **style)
 
 
 def _fallback(axes: Any, cell: Cell, ink: Rgb) -> None:
@@ -262,15 +277,17 @@ def _legend_words(heatmaps: Sequence[Heatmap], palette: str) -> list[tuple[Rgb, 
     return [*rows, (GRAY, "gray: special token, outside the scale")] if special else rows
 
 
-def _legend_width(words: str) -> float:
+def legend_width(words: str) -> float:
+    """Inches that a colour and its words take."""
     return 0.5 + 0.058 * len(words)
 
 
-def _legend(sheet: Sheet, rows: list[tuple[Rgb, str]], top: float) -> None:
+def draw_legend(sheet: Sheet, rows: list[tuple[Rgb, str]], top: float) -> None:
+    """Colours with their words, side by side."""
     left = MARGIN
     for rgb, words in rows:
         axes = sheet.axes(left, top + 0.08, 0.2, 0.11)
-        axes.set(facecolor=_face(rgb), xticks=[], yticks=[])
+        axes.set(facecolor=face(rgb), xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         sheet.text(left + 0.27, top + 0.175, words, size=7.5, colour="0.3")
-        left += _legend_width(words)
+        left += legend_width(words)

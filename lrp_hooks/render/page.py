@@ -5,21 +5,17 @@ The page's policy allows exactly its own style and script, by hash: markup that 
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import struct
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
-from importlib import resources
 from typing import Any
 
-from lrp_hooks.render.colours import GAMMA, GRAY, GRAY_ON_DARK, GROUNDS, PALETTES, css, palette_by_name, text_colour
+from lrp_hooks.render.colours import GRAY, css, palette_by_name, text_colour
 from lrp_hooks.render.heatmap import Heatmap
+from lrp_hooks.render.html import colour_data, packed, policy, script_safe, template, template_file
 from lrp_hooks.render.words import caption, supports, totals
 from lrp_hooks.tokens import TokenText, rtl_runs, visible
 
-SCRIPTS = ("colour.js", "page.js", "map.js", "scatter.js", "start.js")
+SCRIPTS = ("shared.js", "colour.js", "page.js", "map.js", "scatter.js", "start.js")
+STYLES = ("shared.css", "page.css")
 FAINT = 0.01
 """Below this part of the largest |R| a token of the fragment carries no style."""
 
@@ -27,14 +23,13 @@ FAINT = 0.01
 def page(heatmaps: Sequence[Heatmap], *, title: str = "Relevance", palette: str = "red-blue") -> str:
     """Heatmaps as panels, their token x layer maps, and a linked scatter when panels share their tokens."""
     palette_by_name(palette)
-    style, script = _file("page.css"), "\n".join(map(_file, SCRIPTS))
-    rendered: str = _template("page.html").render(
+    style, script = ("\n".join(map(template_file, names)) for names in (STYLES, SCRIPTS))
+    rendered: str = template("page.html").render(
         title=visible(title),
         style=style,
         script=script,
         data=script_safe(page_data(heatmaps, title, palette)),
-        policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'",
+        policy=policy(style, script),
     )
     return rendered
 
@@ -43,18 +38,7 @@ def page_data(heatmaps: Sequence[Heatmap], title: str, palette: str) -> dict[str
     """What the page's script draws."""
     return {
         "title": visible(title),
-        "palettes": {
-            p.name: {
-                "names": [p.positive_name, p.negative_name],
-                "light": [p.positive, p.negative],
-                "dark": [p.positive_on_dark, p.negative_on_dark],
-            }
-            for p in PALETTES.values()
-        },
-        "palette": palette,
-        "grounds": {name: GROUNDS[name] for name in ("light", "dark")},
-        "grays": {"light": GRAY, "dark": GRAY_ON_DARK},
-        "gamma": GAMMA,
+        **colour_data(palette),
         "supports": supports(heatmaps),
         "panels": [_panel(heatmap) for heatmap in heatmaps],
     }
@@ -64,7 +48,7 @@ def fragment(heatmap: Heatmap, *, palette: str = "red-blue") -> str:
     """A compact coloured paragraph with tooltips and legend, for notebooks: no script, inline styles only."""
     colours = palette_by_name(palette)
     positive, negative = supports([heatmap])
-    rendered: str = _template("fragment.html").render(
+    rendered: str = template("fragment.html").render(
         title=visible(heatmap.title),
         caption=caption(heatmap),
         totals=totals(heatmap),
@@ -105,14 +89,6 @@ def _isolated(
     yield False, spans[at:]
 
 
-def script_safe(data: Any) -> str:
-    """JSON that cannot end its script element or start another, whatever the strings hold."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
 def _panel(heatmap: Heatmap) -> dict[str, Any]:
     return {
         "title": visible(heatmap.title),
@@ -129,26 +105,5 @@ def _panel(heatmap: Heatmap) -> dict[str, Any]:
         "scores": [float(f"{score:.6g}") for score in heatmap.scores],
         "points": heatmap.point_names,
         "step": heatmap.rows_per_block,
-        "layers": None if heatmap.layers is None else [_packed(point) for point in heatmap.layers],
+        "layers": None if heatmap.layers is None else [packed("f", point) for point in heatmap.layers],
     }
-
-
-def _packed(scores: Sequence[float]) -> str:
-    """Little-endian float32 in base64: a 12k x 37 map stays below 3 MB."""
-    return base64.b64encode(struct.pack(f"<{len(scores)}f", *scores)).decode()
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-@cache
-def _template(name: str) -> Any:
-    from jinja2 import Environment, StrictUndefined
-
-    return Environment(autoescape=True, undefined=StrictUndefined).from_string(_file(name))
-
-
-@cache
-def _file(name: str) -> str:
-    return resources.files("lrp_hooks.render").joinpath("templates", name).read_text(encoding="utf-8")

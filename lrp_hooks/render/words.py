@@ -42,12 +42,16 @@ def _text(literal: str) -> str:
 
 def caption(heatmap: Heatmap) -> str:
     """Target, value, model and rules in one line."""
-    value, target = heatmap.value, visible(heatmap.target)
-    words = f"{target} = {value:+.3f} logits" if target else f"value {value:+.3f} logits"
-    known = heatmap.target_value
-    if known is not None and abs(known - value) > 1e-3 * abs(value):
-        words = f"{target or 'target'} = {known:+.3f}; explained to first order: {value:+.3f} logits"
+    words = statement(heatmap.target, heatmap.value, heatmap.target_value)
     return "  ·  ".join(part for part in (words, visible(heatmap.model), visible(heatmap.composite)) if part)
+
+
+def statement(target: str, value: float, known: float | None = None) -> str:
+    """What was explained; ``known`` is the target's own value where it differs from the explained one."""
+    target = visible(target)
+    if known is not None and abs(known - value) > 1e-3 * abs(value):
+        return f"{target or 'target'} = {known:+.3f}; explained to first order: {value:+.3f} logits"
+    return f"{target} = {value:+.3f} logits" if target else f"value {value:+.3f} logits"
 
 
 def totals(heatmap: Heatmap) -> str:
@@ -62,7 +66,11 @@ def totals(heatmap: Heatmap) -> str:
 def supports(heatmaps: Sequence[Heatmap]) -> tuple[str, str]:
     """Legend of positive and negative scores; names the tokens when all heatmaps have the same."""
     common = {heatmap.sides for heatmap in heatmaps}
-    target, contrast = common.pop() if len(common) == 1 else (None, None)
+    return supports_sides(*(common.pop() if len(common) == 1 else (None, None)))
+
+
+def supports_sides(target: str | None, contrast: str | None) -> tuple[str, str]:
+    """Legend of positive and negative scores for the two `sides` of a target."""
     positive = f"supports the target{_quoted(target)}"
     if contrast is None and target is not None:
         return positive, f"speaks against{_quoted(target)}"

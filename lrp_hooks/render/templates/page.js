@@ -1,25 +1,7 @@
-// Panels, running text, tables, tooltip, and the link between them.
+// Panels, running text, tables, and the link between them.
 
-const make = (tag, parent, className, text) => {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  parent.append(node);
-  return node;
-};
-const tip = document.getElementById("tip");
 const sameTokens = (a, b) => a.ids.length === b.ids.length && a.ids.every((id, i) => id === b.ids[i]);
 let linked = [];
-
-function showTip(x, y, head, text) {
-  tip.firstChild.textContent = head;
-  tip.lastChild.textContent = text;
-  tip.hidden = false;
-  const box = tip.getBoundingClientRect();
-  tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 6))}px`;
-  tip.style.top = `${Math.max(4, y + 20 + box.height > innerHeight ? y - box.height - 10 : y + 20)}px`;
-}
-const hideTip = () => { tip.hidden = true; };
 
 function describe(panel, i) {
   const id = panel.ids[i] >= 0 ? ` · id ${panel.ids[i]}` : "";

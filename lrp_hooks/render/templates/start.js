@@ -1,20 +1,11 @@
 // Legend, controls, first drawing.
 
 function drawLegend() {
-  const legend = document.getElementById("legend"), [pos, neg] = data.palettes[state.palette].names;
+  const legend = document.getElementById("legend"), tops = data.panels.map(reach);
   legend.replaceChildren();
-  const ramp = make("div", legend, "ramp");
-  make("span", ramp, "", `${neg}: ${data.supports[1]}`);
-  const bar = make("canvas", ramp);
-  make("span", ramp, "", `${pos}: ${data.supports[0]}`);
-  Object.assign(bar, { width: 101, height: 1 });
-  bar.setAttribute("aria-hidden", "true");
-  const context = bar.getContext("2d");
-  for (let x = 0; x <= 100; x++) { context.fillStyle = css(colour(x / 50 - 1)); context.fillRect(x, 0, 1, 1); }
-  const ticks = make("div", ramp, "ticks"), tops = data.panels.map(reach);
   const same = tops.every((top) => Math.abs(top - tops[0]) < 1e-6 * tops[0]);
   const label = same ? `${Number(tops[0].toPrecision(3))}${state.normalize === "none" ? " logits" : ""}` : "largest |R|";
-  for (const text of [`−${label}`, "0", label]) make("span", ticks, "", text);
+  drawRamp(legend, data.supports, [`−${label}`, "0", label]);
   if (data.panels.some((panel) => panel.special.some((_, i) => isSpecial(panel, i)))) {
     const item = make("span", legend, "note");
     make("span", item, "swatch").style.background = css(gray());
@@ -34,7 +25,6 @@ function draw() {
   drawScatter();
 }
 
-const control = (id) => document.getElementById(id);
 for (const name of Object.keys(data.palettes)) make("option", control("palette"), "", name).value = name;
 control("palette").value = state.palette;
 control("normalize").value = state.normalize;
