@@ -122,8 +122,27 @@ def graph(
     node_unit: Annotated[str, typer.Option(help="Of the node threshold: logits, value or layer.")] = "logits",
     top_p: Annotated[float, typer.Option(help="Keep the strongest edges that carry this share per transition.")] = 0.85,
     edge_threshold: Annotated[float | None, typer.Option(help="Instead of --top-p: keep |weight| above it.")] = None,
+    points: Annotated[
+        str | None,
+        typer.Option(help="Residual points, e.g. 0,8,15.5,30; l.5 is between attention and MLP. Default: all."),
+    ] = None,
+    mid: Annotated[bool, typer.Option("--mid", help="All points between attention and MLP besides.")] = False,
+    segments: Annotated[
+        str | None, typer.Option(help="Nodes for long prompts: 'sentences', or a number of tokens per node.")
+    ] = None,
+    detail: Annotated[bool, typer.Option("--detail", help="Paths (value, key, query) and top head per edge.")] = False,
     paths: Annotated[int, typer.Option(help="How many of the strongest paths to print.")] = 5,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Graph file to write, .safetensors.")] = None,
+    metrics: Annotated[bool, typer.Option("--metrics", help="Print metrics per residual point.")] = False,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="File to write; suffix .safetensors .html .svg .png .pdf .graphml .gexf .json .circuit.json .csv "
+            ".parquet. May be repeated.",
+        ),
+    ] = None,
+    palette: Palette = "red-blue",
     dtype: Dtype = "auto",
     device: Device = None,
     revision: Revision = None,
@@ -132,7 +151,10 @@ def graph(
     unknown: Unknown = "error",
     trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Make the attribution graph of one token against another and print its strongest paths."""
+    """Make the attribution graph of one token against another; print its strongest paths, write files and pictures.
+
+    MODEL may also be a saved graph (.safetensors), to print it or to write it in other formats.
+    """
     from lrp_hooks.cli import graph as command
     from lrp_hooks.cli.inputs import PromptSource
 
@@ -147,8 +169,11 @@ def graph(
             node_unit=node_unit,
             top_p=top_p,
             edge_threshold=edge_threshold,
-            paths=paths,
-            out=out,
+            points=points,
+            mid=mid,
+            segments=segments,
+            detail=detail,
+            shown=command.GraphShown(paths, metrics, tuple(out or ()), palette),
             checkpoint=checkpoint,
             unknown=unknown,
         ),

@@ -1,10 +1,10 @@
-"""``lrp-hooks graph``: the attribution graph, its strongest paths, and its file."""
+"""``lrp-hooks graph``: the attribution graph, its strongest paths, its metrics and its files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,37 @@ from rich.table import Table
 from lrp_hooks.cli.attribute import CHECKPOINT, consoles, working
 from lrp_hooks.cli.inputs import PromptSource, make_target
 from lrp_hooks.composites import resolve
+from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import GraphError, InputError
 from lrp_hooks.graph.build import Pruning
+from lrp_hooks.graph.io import SUFFIX
+from lrp_hooks.graph.metrics import as_table, graph_metrics
 from lrp_hooks.graph.model import AttributionGraph
 from lrp_hooks.graph.model import Path as GraphPath
 from lrp_hooks.instrumentation import instrument
 from lrp_hooks.loading import load_model
+from lrp_hooks.render.colours import palette_by_name
+from lrp_hooks.render.graph_files import check_suffix, write_graph
+from lrp_hooks.render.graph_words import stays
+from lrp_hooks.render.words import statement
+from lrp_hooks.segments import Segment, chunks, sentences
+from lrp_hooks.tokens import token_texts
+
+
+@dataclass(frozen=True)
+class GraphShown:
+    """What is printed and written of a graph."""
+
+    paths: int = 5
+    metrics: bool = False
+    outputs: tuple[Path, ...] = ()
+    palette: str = "red-blue"
+
+    def check(self) -> None:
+        """Raise for unknown formats and palettes."""
+        palette_by_name(self.palette)
+        for path in self.outputs:
+            check_suffix(path)
 
 
 @dataclass(frozen=True)
@@ -37,8 +62,11 @@ class GraphRequest:
     node_unit: str = "logits"
     top_p: float = 0.85
     edge_threshold: float | None = None
-    paths: int = 5
-    out: Path | None = None
+    points: str | None = None
+    mid: bool = False
+    segments: str | None = None
+    detail: bool = False
+    shown: GraphShown = GraphShown()
     checkpoint: str = "auto"
     unknown: str = "error"
 
@@ -47,8 +75,10 @@ class GraphRequest:
         resolve(self.composite)
         unit: Any = self.node_unit
         Pruning(self.node_threshold, unit, self.top_p, self.edge_threshold)
-        if self.out is not None and self.out.suffix != ".safetensors":
-            raise GraphError(f"{self.out.name}: unknown format {self.out.suffix!r}. choices: .safetensors")
+        self.shown.check()
+        parse_points(self.points)
+        if self.segments is not None:
+            cut_segments(self.segments, ["a"])
         if self.checkpoint not in CHECKPOINT:
             raise InputError(f"--checkpoint {self.checkpoint!r} is unknown. choices: {', '.join(CHECKPOINT)}")
 
@@ -57,45 +87,81 @@ def run(request: GraphRequest, *, model: str, **loading: Any) -> AttributionGrap
     """The whole command."""
     request.check()
     console, notes = consoles()
-    with working(notes, f"loading {model}") as moving:
-        loaded = load_model(model, progress=not moving, **loading)
-    batch: dict[str, Any] = request.source.encode(loaded.tokenizer)
-    target = make_target("logit-diff", request.target, request.contrasts, request.position, loaded.tokenizer)
+    if model.endswith(SUFFIX) and Path(model).is_file():
+        request.source.refuse("a saved graph has its own prompt")
+        graph = AttributionGraph.load(model)
+    else:
+        with working(notes, f"loading {model}") as moving:
+            loaded = load_model(model, progress=not moving, **loading)
+        graph = make(request, loaded, notes)
+    show(graph, request.shown, console, notes)
+    return graph
+
+
+def make(request: GraphRequest, loaded: LoadedModel, notes: Console) -> AttributionGraph:
+    """Trace and build, with a bar per transition."""
+    tokenizer = loaded.tokenizer
+    batch: dict[str, Any] = request.source.encode(tokenizer)
+    target = make_target("logit-diff", request.target, request.contrasts, request.position, tokenizer)
     options: Any = {"unknown": request.unknown, "checkpoint": CHECKPOINT[request.checkpoint]}
-    with instrument(loaded.model, request.composite, **options) as lrp, per_block(notes) as progress:
-        unit: Any = request.node_unit
+    unit: Any = request.node_unit
+    segments = None
+    if request.segments is not None:
+        segments = cut_segments(
+            request.segments, [t.text for t in token_texts(tokenizer, batch["input_ids"][0].tolist())]
+        )
+    with instrument(loaded.model, request.composite, **options) as lrp, per_transition(notes) as progress:
         graph = lrp.trace(**batch).graph(
             target,
             node_threshold=request.node_threshold,
             node_unit=unit,
             top_p=request.top_p,
             edge_threshold=request.edge_threshold,
-            tokenizer=loaded.tokenizer,
+            points=parse_points(request.points),
+            mid=request.mid,
+            segments=segments,
+            detail=request.detail,
+            tokenizer=tokenizer,
             progress=progress,
         )
-    show(graph, console, request.paths)
-    if request.out is not None:
-        graph.save(request.out)
-        notes.print(f"wrote {request.out}", markup=False, highlight=False)
-    return graph
+    return replace(graph, about={**graph.about, "model": loaded.name})
+
+
+def parse_points(text: str | None) -> list[float] | None:
+    """``0,8,15.5,30`` as residual points."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise GraphError(f"--points takes numbers separated by commas, e.g. 0,8,15.5,30: {error}") from error
+
+
+def cut_segments(how: str, texts: list[str]) -> tuple[Segment, ...]:
+    """``sentences``, or a number of tokens per segment."""
+    if how == "sentences":
+        return sentences(texts)
+    if how.isdigit():
+        return chunks(texts, int(how))
+    raise InputError(f"--segments {how!r} is unknown. choices: sentences, or a number of tokens")
 
 
 @contextmanager
-def per_block(notes: Console) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar that advances with every block, on a terminal."""
+def per_transition(notes: Console) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar that advances with every transition, on a terminal."""
     if not notes.is_terminal:
         yield None
         return
-    columns = (TextColumn("blocks"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("transitions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=notes, transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def show(graph: AttributionGraph, console: Console, paths: int) -> None:
-    """Sizes, what pruning dropped, and the strongest paths."""
+def show(graph: AttributionGraph, shown: GraphShown, console: Console, notes: Console) -> None:
+    """Sizes, what pruning dropped, the strongest paths, and the files."""
     about = graph.about
-    console.print(f"{about['target']} = {about['value']:+.3f} logits", markup=False, highlight=False, style="bold")
+    console.print(statement(str(about["target"]), float(about["value"])), markup=False, highlight=False, style="bold")
     dropped = max(info.dropped_relevance for info in graph.transitions)
     console.print(
         f"{len(graph.nodes)} nodes, {len(graph)} edges over {len(graph.transitions)} transitions; "
@@ -105,21 +171,49 @@ def show(graph: AttributionGraph, console: Console, paths: int) -> None:
     table = Table(title="strongest paths", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     table.add_column("share", justify="right", header_style="dim")
     table.add_column("token, and the residual points at which it moves on", header_style="dim", overflow="fold")
-    for path in graph.strongest_paths(paths):
+    for path in graph.strongest_paths(shown.paths):
         table.add_row(f"{path.strength:.2%}", escape(in_words(path, graph)))
     console.print(table)
+    if shown.metrics:
+        console.print(metrics_table(graph))
+    for out in shown.outputs:
+        for written in write_graph(graph, out, palette=shown.palette):
+            notes.print(f"wrote {written}", markup=False, highlight=False)
 
 
 def in_words(path: GraphPath, graph: AttributionGraph) -> str:
     """`` Mary`` [0-23] → `` to`` [24-30]: each token with the residual points where the path stays on it."""
-    stays: list[tuple[int, float, float]] = []  # token, first point, last point
-    for point, token in path.nodes:
-        if stays and stays[-1][0] == token:
-            stays[-1] = (token, stays[-1][1], point)
-        else:
-            stays.append((token, point, point))
-    return " → ".join(_stay(graph.tokens[token], token, first, last) for token, first, last in stays)
+    return " → ".join(_stay(graph.tokens[token], token, first, last) for token, first, last in stays(path))
 
 
 def _stay(text: str, token: int, first: float, last: float) -> str:
     return f"{text!r}@{token} [{first}]" if first == last else f"{text!r}@{token} [{first}-{last}]"
+
+
+METRICS = {
+    "point": "point",
+    "nodes": "node_count",
+    "edges": "edge_count",
+    "R > 0": "positive_count",
+    "R < 0": "negative_count",
+    "90 % of |R|": "carrier_count",
+    "Gini |R|": "gini_relevance",
+    "verticality": "verticality",
+    "lookback": "mean_lookback",
+    "centre": "centre_of_mass",
+    "hubs": "hub_count",
+}
+
+
+def metrics_table(graph: AttributionGraph) -> Table:
+    """The metrics that fit a terminal, one row per residual point, the last on top."""
+    table = Table(title="metrics", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for heading in METRICS:
+        table.add_column(heading, justify="right", header_style="dim")
+    for row in reversed(as_table(graph_metrics(graph))):
+        table.add_row(f"{row['point']:g}", *(_number(row[name]) for name in list(METRICS.values())[1:]))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:g}" if float(value).is_integer() else f"{value:.2f}"

@@ -31,7 +31,7 @@ class PromptSource:
         Raises:
             InputError: none or several sources, an empty prompt, unreadable files or messages.
         """
-        given = [name for name in ("prompt", "file", "messages", "ids") if getattr(self, name) is not None]
+        given = self._given()
         if len(given) != 1:
             raise InputError(
                 f"give exactly one of --prompt, --prompt-file, --messages, --ids (got {', '.join(given) or 'none'})"
@@ -48,6 +48,16 @@ class PromptSource:
             raise InputError("the prompt is empty: there is no token to explain anything by")
         batch: Any = tokenizer(text + self.completion, return_tensors="pt", add_special_tokens=special)
         return {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+
+    def refuse(self, why: str) -> None:
+        """Raises InputError when a prompt is given all the same."""
+        if self._given() or self.completion:
+            raise InputError(
+                f"{why}. do: leave out {', '.join(f'--{name}' for name in self._given()) or '--completion'}"
+            )
+
+    def _given(self) -> list[str]:
+        return [name for name in ("prompt", "file", "messages", "ids") if getattr(self, name) is not None]
 
 
 def _read_text(text: str) -> str:

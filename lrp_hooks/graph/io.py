@@ -16,6 +16,7 @@ from lrp_hooks.files import write_atomically
 from lrp_hooks.graph.model import DETAIL, AttributionGraph, EdgeDetail, TransitionInfo
 from lrp_hooks.segments import Segment
 
+SUFFIX = ".safetensors"
 FORMAT, VERSION = "lrp_hooks.graph", 2
 COLUMNS = ("below", "above", "source", "target")
 

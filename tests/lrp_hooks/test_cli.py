@@ -174,23 +174,63 @@ class Leak(nn.Module):
 def test_a_graph_is_made_printed_and_saved(run: Any, folder: Path, tmp_path: Path) -> None:
     from lrp_hooks import AttributionGraph
 
-    file = tmp_path / "g.safetensors"
-    status, out, err = run("graph", str(folder), "-p", "hello", "-t", "a", "-c", "b", "-o", str(file), "--paths", "2")
+    names = [
+        f"g{s}" for s in (".safetensors", ".html", ".png", ".svg", ".graphml", ".csv", ".parquet", ".circuit.json")
+    ]
+    outputs = [word for name in names for word in ("-o", str(tmp_path / name))]
+    status, out, err = run("graph", str(folder), "-p", "hello", "-t", "a", "-c", "b", "--paths", "2", *outputs)
     assert status == 0, err
     assert "logit('a') - logit('b')" in out
     assert re.search(r"\d+\.\d\d%\s+'.'@\d \[", out)
-    graph = AttributionGraph.load(file)
+    assert {p.name for p in tmp_path.glob("g*")} == {*names, "g.nodes.csv", "g.nodes.parquet"}
+    graph = AttributionGraph.load(tmp_path / "g.safetensors")
     assert len(graph.tokens) == 5
     assert graph.about["target"] == "logit('a') - logit('b')"
-    for words, message in (
+    assert graph.about["model"] == folder.name
+    status, again, err = run("graph", str(tmp_path / "g.safetensors"), "--paths", "2", "--metrics")
+    assert status == 0, err
+    assert again.startswith(out)
+    assert re.search(r"point\s+nodes\s+edges", again)
+    status, _, err = run("graph", str(tmp_path / "g.safetensors"), "-p", "hello")
+    assert status == 2
+    assert "a saved graph has its own prompt" in err
+
+
+def test_a_graph_of_chosen_points_and_segments(run: Any, folder: Path, tmp_path: Path) -> None:
+    from lrp_hooks import AttributionGraph
+
+    file = tmp_path / "g.safetensors"
+    words = ["graph", str(folder), "-p", "hello", "-t", "a", "-c", "b", "-o", str(file), "--node-threshold", "0"]
+    for options, check in (
+        (["--segments", "2"], lambda graph: [len(s) for s in graph.segments] == [2, 2, 1]),
+        (["--points", "0,0.5,3"], None),
+        (["--points", "0,1.5,2,3"], lambda graph: graph.points == (0, 1.5, 2, 3)),
+        (["--mid", "--detail"], lambda graph: len(graph.points) == 7 and graph.detail is not None),
+    ):
+        status, _, err = run(*words, *options)
+        if check is None:
+            assert (status, "leaves its block" in " ".join(err.split())) == (2, True)
+        else:
+            assert status == 0, err
+            assert check(AttributionGraph.load(file))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
         (["--top-p", "2"], "must lie in (0, 1]"),
         (["--node-unit", "x"], "choices: logits, value, layer"),
-        (["-o", "x.json"], "choices: .safetensors"),
+        (["-o", "x.docx"], "choices: .safetensors, .html"),
+        (["--palette", "pink"], "choices: red-blue"),
+        (["--segments", "words"], "choices: sentences, or a number"),
+        (["--points", "a,b"], "numbers separated by commas"),
         (["--node-threshold", "1e9"], "no edge is left with node_threshold"),
-    ):
-        status, _, err = run("graph", str(folder), "-p", "hello", *words)
-        assert status == 2
-        assert message in err
+    ],
+)
+def test_impossible_graphs_exit_with_the_reason(run: Any, folder: Path, words: list[str], message: str) -> None:
+    status, _, err = run("graph", str(folder), "-p", "hello", *words)
+    assert status == 2
+    assert message in err
 
 
 def test_version_and_help(run: Any) -> None:
