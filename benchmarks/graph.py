@@ -8,17 +8,18 @@ copies of the sequence (arXiv 2604.17761, appendix A: 32 copies); a sample of it
 
 from __future__ import annotations
 
-import json
+import argparse
 import statistics
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.overhead import RESULT, environment, load, random_ids, seconds
+from benchmarks.measure import Step, load, measured_peak, random_ids, seconds, write_result
 
 COPIES, SAMPLED = 32, 8
-CASES = ((512, 0.0, 3), (512, 0.01, 3), (1024, 0.0, 3), (1024, 0.01, 3))
+CASES = ((512, 0.0, 7), (512, 0.01, 5), (1024, 0.0, 5), (1024, 0.01, 5), (4096, 0.0, 3))
 """Tokens, node threshold, timed pairs."""
+MEMORY_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Row:
     attribution_seconds: float
     graph_seconds: float
     ratio: float
+    fastest_ratio: float
     spread: tuple[float, float]
     edges: int
     packed_seconds: float | None
@@ -55,7 +57,29 @@ def packed_seconds(trace: Any, target: Any, rows_per_block: float) -> float:
     return statistics.mean(timed) * blocks * rows_per_block / COPIES
 
 
+def attribution_step(model: Any, ids: Any, checkpoint: Any) -> Step:
+    """One trace and one attribution."""
+    return _step(model, ids, checkpoint, lambda trace, target: trace.attribute(target))
+
+
+def graph_step(model: Any, ids: Any, checkpoint: Any, node_threshold: float = 0.0) -> Step:
+    """The same, and the whole graph in the same backward pass."""
+    options = {"node_threshold": node_threshold, "connected": False}
+    return _step(model, ids, checkpoint, lambda trace, target: trace.graph(target, **options))
+
+
+def _step(model: Any, ids: Any, checkpoint: Any, ask: Any) -> Step:
+    from lrp_hooks import LogitDiff, instrument
+
+    def step() -> None:
+        with instrument(model, checkpoint=checkpoint) as lrp:
+            ask(lrp.trace(input_ids=ids), LogitDiff())
+
+    return step
+
+
 def compare(model: Any, tokens: int, repeats: int, node_threshold: float, packed: bool) -> Row:
+    """Alternating timings after one warm-up, without checkpointing, instrumented once."""
     from lrp_hooks import LogitDiff, instrument
 
     with instrument(model, checkpoint=False) as lrp:
@@ -72,6 +96,7 @@ def compare(model: Any, tokens: int, repeats: int, node_threshold: float, packed
         pairs = [(seconds(attribution), seconds(graph)) for _ in range(repeats)]
         ratios = [b / a for a, b in pairs]
         alone, both = (statistics.median(column) for column in zip(*pairs, strict=True))
+        fastest = min(b for _, b in pairs) / min(a for a, _ in pairs)
         slow = None
         if packed:
             trace = lrp.trace(input_ids=ids)
@@ -83,6 +108,7 @@ def compare(model: Any, tokens: int, repeats: int, node_threshold: float, packed
         attribution_seconds=alone,
         graph_seconds=both,
         ratio=statistics.median(ratios),
+        fastest_ratio=fastest,
         spread=(min(ratios), max(ratios)),
         edges=len(made[-1]),
         packed_seconds=slow,
@@ -90,21 +116,39 @@ def compare(model: Any, tokens: int, repeats: int, node_threshold: float, packed
     )
 
 
+def added_memory(tokens: int) -> dict[str, float]:
+    """Peaks of fresh processes, in MB: attribution alone, attribution and graph, with checkpointing."""
+    peaks = [measured_peak(make, random_ids(tokens), True)[0] for make in (attribution_step, graph_step)]
+    return {"tokens": tokens, "attribution_peak": peaks[0], "graph_peak": peaks[1], "added": peaks[1] - peaks[0]}
+
+
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--tokens", type=int, nargs="*", help="only these lengths; nothing is written")
+    parser.add_argument("--memory", action="store_true", help="only the memory; nothing is written")
+    options = parser.parse_args()
+    if options.memory:
+        print(added_memory(MEMORY_TOKENS))
+        return 0
     model = load()
     rows = []
-    print("| tokens | node threshold | attribution s | + graph s | ratio (min-max) | packed s | packed / added |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| tokens | node threshold | attribution s | + graph s | ratio (min-max) | fastest | packed s | packed / added |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for tokens, threshold, repeats in CASES:
+        if options.tokens and tokens not in options.tokens:
+            continue
         row = compare(model, tokens, repeats, threshold, packed=tokens == 512)
         rows.append(row)
         spread = f"{row.spread[0]:.2f}-{row.spread[1]:.2f}"
         times = f"{row.attribution_seconds:.2f} | {row.graph_seconds:.2f} | {row.ratio:.2f} ({spread})"
         slow = "| " if row.packed_seconds is None else f"{row.packed_seconds:.0f} | {row.packed_ratio:.0f}"
-        print(f"| {tokens} | {threshold} | {times} | {slow} |", flush=True)
-    result = RESULT.with_name("graph.json")
-    facts = {**environment(), "command": "python -m benchmarks.graph"}
-    result.write_text(json.dumps({**facts, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+        print(f"| {tokens} | {threshold} | {times} | {row.fastest_ratio:.2f} | {slow} |", flush=True)
+    if not options.tokens:
+        memory = added_memory(MEMORY_TOKENS)
+        print(memory)
+        write_result("graph", [asdict(row) for row in rows], memory=memory)
     return 0
 
 

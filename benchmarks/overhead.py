@@ -10,20 +10,14 @@ of the machine hits both) and a fresh process per number for memory.
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import os
-import platform
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-RESULT = Path(__file__).parent / "results" / "overhead.json"
+from benchmarks.measure import load, measured_peak, random_ids, seconds, write_result
+
 LIMIT, SMOKE_LIMIT = 1.10, 1.25
 """Bars for the median ratio; for the short smoke run, for the ratio of the fastest times, which a busy machine moves
 less: a neighbour that slows some of the steps does not slow the fastest of both."""
@@ -44,20 +38,6 @@ class Row:
     instrumented_peak: float
     memory_ratio: float
     memory_ratio_above_model: float
-
-
-def load() -> Any:
-    from lrp_hooks.demo_model import load_demo_model
-
-    model = load_demo_model().model
-    model.requires_grad_(False)
-    return model
-
-
-def random_ids(tokens: int) -> Any:
-    import torch
-
-    return torch.randint(10, 40_000, (1, tokens), generator=torch.Generator().manual_seed(0))
 
 
 def plain_step(model: Any, ids: Any, checkpoint: bool) -> Callable[[], None]:
@@ -93,12 +73,6 @@ def instrumented_step(model: Any, ids: Any, checkpoint: bool) -> Callable[[], No
     return step
 
 
-def seconds(step: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
 def time_pair(tokens: int, checkpoint: bool, repeats: int) -> tuple[list[float], list[float]]:
     """Alternating timings of plain and instrumented, each on its own copy of the model, after one warm-up."""
     ids = random_ids(tokens)
@@ -114,48 +88,11 @@ def time_pair(tokens: int, checkpoint: bool, repeats: int) -> tuple[list[float],
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
-def peak(kind: str, tokens: int, checkpoint: bool, pipe: Any) -> None:
-    """Runs in a fresh process: peak resident memory of one step and of the loaded model, in MB."""
-    model = load()
-    ids = random_ids(tokens)
-    make = plain_step if kind == "plain" else instrumented_step
-    step = make(model, ids, checkpoint)
-    for parameter in model.parameters():
-        parameter.sum()  # touch mapped weights, so that both sides count them
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak that loading left
-    before = status_megabytes("VmRSS")
-    step()
-    pipe.send((status_megabytes("VmHWM"), before))
-
-
-def status_megabytes(name: str) -> float:
-    """A field of Linux' /proc/self/status, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name + ":"))
-
-
-def measured_peak(kind: str, tokens: int, checkpoint: bool) -> tuple[float, float]:
-    """Peak and base of a fresh process.
-
-    glibc adapts the size from which it returns memory to the system; what that leaves in its heap differs by 15 %
-    between runs of the same program. The size is fixed here, so that what the program asks for is what is counted.
-    """
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "131072"
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=peak, args=(kind, tokens, checkpoint, theirs))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise RuntimeError(f"the memory measurement of {kind} ended with status {process.exitcode}")
-    result: tuple[float, float] = ours.recv()
-    return result
-
-
 def compare(tokens: int, checkpoint: bool, repeats: int) -> Row:
     plain, instrumented = time_pair(tokens, checkpoint, repeats)
     ratios = [b / a for a, b in zip(plain, instrumented, strict=True)]
-    (plain_peak, plain_base), (our_peak, our_base) = (measured_peak(k, tokens, checkpoint) for k in ("plain", "lrp"))
+    peaks = (measured_peak(make, random_ids(tokens), checkpoint) for make in (plain_step, instrumented_step))
+    (plain_peak, plain_base), (our_peak, our_base) = peaks
     return Row(
         tokens=tokens,
         checkpoint=checkpoint,
@@ -169,22 +106,6 @@ def compare(tokens: int, checkpoint: bool, repeats: int) -> Row:
         memory_ratio=our_peak / plain_peak,
         memory_ratio_above_model=(our_peak - our_base) / (plain_peak - plain_base),
     )
-
-
-def environment() -> dict[str, Any]:
-    import torch
-    import transformers
-
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "commit": commit.stdout.strip(),
-        "command": "python -m benchmarks.overhead",
-    }
 
 
 def main() -> int:
@@ -206,8 +127,7 @@ def main() -> int:
         memory = f"{row.memory_ratio:.2f} | {row.memory_ratio_above_model:.2f}"
         print(f"| {tokens} | {'on' if checkpoint else 'off'} | {times} | {memory} |", flush=True)
     if not options.smoke:
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps({**environment(), "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+        write_result("overhead", [asdict(row) for row in rows])
     worst = max(min(row.ratio, row.fastest_ratio) if options.smoke else row.ratio for row in rows)
     if worst > limit:
         print(f"the time ratio {worst:.3f} is above its limit {limit}", file=sys.stderr)

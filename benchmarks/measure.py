@@ -1,0 +1,99 @@
+"""What every benchmark needs: the demo model, clocks, peak memory of a fresh process, and a result file that says where
+it comes from."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+Step = Callable[[], None]
+"""What is timed, once."""
+Maker = Callable[..., Step]
+"""Prepares a step: called with the model and further arguments. A module's function, so that a process can be sent it."""
+
+
+def load() -> Any:
+    from lrp_hooks.demo_model import load_demo_model
+
+    model = load_demo_model().model
+    model.requires_grad_(False)
+    return model
+
+
+def random_ids(tokens: int) -> Any:
+    import torch
+
+    return torch.randint(10, 40_000, (1, tokens), generator=torch.Generator().manual_seed(0))
+
+
+def seconds(step: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def peak(make: Maker, arguments: Sequence[Any], pipe: Any) -> None:
+    """Runs in a fresh process: peak resident memory of one step and of the loaded model, in MB."""
+    model = load()
+    step = make(model, *arguments)
+    for parameter in model.parameters():
+        parameter.sum()  # touch mapped weights, so that both sides count them
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak that loading left
+    before = status_megabytes("VmRSS")
+    step()
+    pipe.send((status_megabytes("VmHWM"), before))
+
+
+def status_megabytes(name: str) -> float:
+    """A field of Linux' /proc/self/status, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name + ":"))
+
+
+def measured_peak(make: Maker, *arguments: Any) -> tuple[float, float]:
+    """Peak and base of a fresh process, in MB.
+
+    glibc adapts the size from which it returns memory to the system; what that leaves in its heap differs by 15 %
+    between runs of the same program. The size is fixed here, so that what the program asks for is what is counted.
+    """
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "131072"
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=peak, args=(make, arguments, theirs))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"the memory measurement of {make.__name__} ended with status {process.exitcode}")
+    result: tuple[float, float] = ours.recv()
+    return result
+
+
+def environment() -> dict[str, Any]:
+    """Machine, versions and commit of a run."""
+    import torch
+    import transformers
+
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "commit": commit.stdout.strip(),
+    }
+
+
+def write_result(name: str, rows: list[dict[str, Any]], **more: Any) -> None:
+    """``results/NAME.json``: rows with machine, versions, commit and command."""
+    RESULTS.mkdir(exist_ok=True)
+    facts = {**environment(), "command": f"python -m benchmarks.{name}", "rows": rows, **more}
+    (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
