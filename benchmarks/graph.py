@@ -132,9 +132,7 @@ def main() -> int:
         return 0
     model = load()
     rows = []
-    print(
-        "| tokens | node threshold | attribution s | + graph s | ratio (min-max) | fastest | packed s | packed / added |"
-    )
+    print("| tokens | threshold | attribution s | + graph s | ratio (min-max) | fastest | packed s | packed / added |")
     print("|---|---|---|---|---|---|---|---|")
     for tokens, threshold, repeats in CASES:
         if options.tokens and tokens not in options.tokens:

@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 Step = Callable[[], None]
 """What is timed, once."""
 Maker = Callable[..., Step]
-"""Prepares a step: called with the model and further arguments. A module's function, so that a process can be sent it."""
+"""Prepares a step: called with the model and further arguments. A module's function: it is sent to a process."""
 
 
 def load() -> Any:

@@ -90,7 +90,7 @@ def keep_top_p(rows: RowBlocks, top_p: float) -> KeptEdges:
     for number, block in enumerate(rows.blocks):
         if cuts[number] > boundary:
             edges = rows.edges(block)
-            candidates[number] = _emit(block, edges, _from(boundary, _bins(edges), edges))
+            candidates[number] = _emit(block, edges, _from(boundary, _bins(edges.abs()), edges))
     kept = _settle(_joined(candidates), boundary, seen.goal(boundary), top_p)
     return _kept([kept], seen.count, seen.total)
 
@@ -125,9 +125,11 @@ class _Histogram:
 
     def add(self, edges: Tensor) -> Tensor:
         """Count a block in; returns its bins, shaped like the edges."""
-        bins = _bins(edges)
-        self.count += int(torch.count_nonzero(edges))
-        self.mass += torch.bincount(bins.flatten(), edges.abs().flatten().double(), minlength=BINS).cpu()
+        size = edges.abs()
+        bins = _bins(size)
+        self.count += int(torch.count_nonzero(size))
+        self.mass = self.mass.to(size.device)
+        self.mass.scatter_add_(0, bins.flatten().long(), size.flatten().double())
         return bins
 
     def cut(self, share: float) -> int:
@@ -143,9 +145,9 @@ class _Histogram:
         return self.top_p * self.total - float(self.mass[boundary + 1 :].sum())
 
 
-def _bins(edges: Tensor) -> Tensor:
-    """Logarithmic bins [.., int32] of |A|: the leading bits of its float32. Monotone in |A|."""
-    return edges.abs().type(torch.float32).view(torch.int32) >> BIN_SHIFT
+def _bins(size: Tensor) -> Tensor:
+    """Logarithmic bins [.., int32] of sizes: the leading bits of the float32. Monotone in the size."""
+    return size.type(torch.float32).view(torch.int32) >> BIN_SHIFT
 
 
 def _from(cut: int, bins: Tensor, edges: Tensor) -> Tensor:
@@ -155,7 +157,7 @@ def _from(cut: int, bins: Tensor, edges: Tensor) -> Tensor:
 
 def _settle(edges: Columns, boundary: int, missing: float, top_p: float) -> Columns:
     """All edges above the boundary bin, and those of it that are still needed."""
-    bins = _bins(edges[2])
+    bins = _bins(edges[2].abs())
     ties = _largest(_above(edges, bins == boundary), missing, top_p)
     return _joined([_above(edges, bins > boundary), ties])
 
