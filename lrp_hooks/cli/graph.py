@@ -172,10 +172,16 @@ def show(graph: AttributionGraph, shown: GraphShown, console: Console, notes: Co
     table.add_column("share", justify="right", header_style="dim")
     table.add_column("token, and the residual points at which it moves on", header_style="dim", overflow="fold")
     for path in graph.strongest_paths(shown.paths):
-        table.add_row(f"{path.strength:.2%}", escape(in_words(path, graph)))
+        table.add_row(f"{path.sign * path.strength:+.2%}", escape(in_words(path, graph)))
     console.print(table)
     if shown.metrics:
         console.print(metrics_table(graph))
+    if graph.segments is None and (len(graph.nodes) > SMOOTH_NODES or len(graph) > SMOOTH_EDGES):
+        notes.print(
+            "a graph of this size is drawn with its strongest edges first; "
+            "--segments sentences makes one node of each sentence",
+            highlight=False,
+        )
     for out in shown.outputs:
         for written in write_graph(graph, out, palette=shown.palette):
             notes.print(f"wrote {written}", markup=False, highlight=False)
@@ -189,6 +195,9 @@ def in_words(path: GraphPath, graph: AttributionGraph) -> str:
 def _stay(text: str, token: int, first: float, last: float) -> str:
     return f"{text!r}@{token} [{first}]" if first == last else f"{text!r}@{token} [{first}-{last}]"
 
+
+SMOOTH_NODES, SMOOTH_EDGES = 5_000, 20_000
+"""What a page draws smoothly (benchmarks/graph_page.py)."""
 
 METRICS = {
     "point": "point",

@@ -181,18 +181,24 @@ class AttributionGraph:
         incoming: dict[tuple[int, int], float] = {}
         for above, target, weight in zip(self.above.tolist(), self.target.tolist(), self.weight.tolist(), strict=True):
             incoming[above, target] = incoming.get((above, target), 0.0) + abs(weight)
+        negative = (self.relevance < 0).tolist()
         lowest = int(self.below.min()) if len(self) else 0
-        best: dict[tuple[int, int], list[tuple[float, tuple[int, ...]]]] = {}
+        best: dict[tuple[int, int], list[tuple[float, bool, tuple[int, ...]]]] = {}
         for source in range(self.relevance.shape[1]) if token is None else [token]:
-            best[lowest, source] = [(1.0, (source,))]
+            best[lowest, source] = [(1.0, False, (source,))]
         order = self.above.argsort(stable=True)
         columns = (c[order].tolist() for c in (self.below, self.above, self.source, self.target, self.weight))
         for below, above, source, target, weight in zip(*columns, strict=True):
             share = abs(weight) / (incoming[above, target] or 1.0)
-            ways = [(s * share, (*way, target)) for s, way in best.get((below, source), [])]
+            turns = (weight < 0) != negative[above][target]
+            ways = [(s * share, turned != turns, (*way, target)) for s, turned, way in best.get((below, source), [])]
             best[above, target] = heapq.nlargest(count, [*best.get((above, target), []), *ways])
+        row, column = self.final
         points = self.points[lowest:]
-        return [Path(strength, tuple(zip(points, way, strict=True))) for strength, way in best.get(self.final, [])]
+        return [
+            Path(strength, tuple(zip(points, way, strict=True)), -1 if turned != negative[row][column] else 1)
+            for strength, turned, way in best.get(self.final, [])
+        ]
 
     # Decomposition ---------------------------------------------------------------------------------------------------
 
@@ -210,10 +216,17 @@ class AttributionGraph:
 
 @dataclass(frozen=True)
 class Path:
-    """One way through the graph, from below: (residual point, token) per node."""
+    """One way through the graph, from below: (residual point, token) per node.
+
+    Attributes:
+        strength: share of the final node's incoming |weight| that takes this way.
+        sign: +1 when what arrives speaks for the target, -1 when for the contrast: the final node's sign, turned at
+            every edge whose weight has not the sign of its upper node's relevance.
+    """
 
     strength: float
     nodes: tuple[tuple[float, int], ...]
+    sign: int = 1
 
 
 @dataclass(frozen=True)

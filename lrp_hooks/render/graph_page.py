@@ -129,4 +129,4 @@ def _strongest_paths(graph: AttributionGraph) -> list[GraphPath]:
 
 
 def _path(path: GraphPath) -> dict[str, Any]:
-    return {"strength": path.strength, "nodes": path.nodes, "stays": graph_words.stays(path)}
+    return {"strength": path.sign * path.strength, "nodes": path.nodes, "stays": graph_words.stays(path)}

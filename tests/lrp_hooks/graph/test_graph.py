@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,9 @@ def test_the_strongest_paths_equal_enumeration(lrp: Any) -> None:
         every.append(strength)
     best = sorted((s for s in every if s > 0), reverse=True)[:8]
     assert [p.strength for p in graph.strongest_paths(8)] == pytest.approx(best, rel=1e-5)
+    turned = replace(graph_of(EDGES), relevance=torch.tensor([[3.0, 1, 5, 2], [9, 2, -9, 2], [0, 0, 0, -1.0]]))
+    # the final node is negative and its edges are positive: each path turns there, the second once more
+    assert [(p.sign, [t for _, t in p.nodes]) for p in turned.strongest_paths(5)] == [(1, [0, 1, 3]), (-1, [1, 1, 3])]
     with pytest.raises(GraphError, match="count = 0"):
         graph.strongest_paths(0)
 
