@@ -66,10 +66,12 @@ class TransitionSource:
         self.each(point, made)
 
     def _check_local(self, point: int, hidden: Tensor) -> None:
+        if hidden.shape[1] < 2:  # one token mixes with nothing, and says nothing about longer prompts
+            return
         known = self.knowledge.token_local
         if point not in known:
             block, inputs = self.skeleton.blocks[point][1], self.record.block_inputs[point]
-            known[point] = hidden.shape[1] < 2 or is_token_local(block, inputs, hidden.detach(), self.tape)
+            known[point] = is_token_local(block, inputs, hidden.detach(), self.tape)
         if not known[point]:
             path, block = self.skeleton.blocks[point]
             raise NoClosedFormError(

@@ -160,6 +160,7 @@ def test_dropping_an_ingredient_is_noticed(mutation: str, monkeypatch: pytest.Mo
 
 def test_a_hidden_convolution_is_refused_by_exact_and_done_by_packed() -> None:
     with instrument(smeared(build("llama"), 1)) as lrp:
+        assert len(lrp.trace(input_ids=inputs("llama", length=1)).edge_matrices(CONTRAST)) == 3  # nothing to mix yet
         trace = lrp.trace(input_ids=inputs("llama"))
         with pytest.raises(GraphError, match=r"model\.layers\.1 .* mixes tokens outside its attention"):
             trace.edge_matrices(CONTRAST)
