@@ -17,7 +17,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 bench-smoke: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.overhead --smoke
+	$(BIN)/python -m benchmarks --smoke
 
 # The stamp is written last: an interrupted installation is simply done again.
 $(VENV)/.installed: pyproject.toml constraints-cpu.txt

@@ -231,6 +231,17 @@ def demo(
     command.run(folder, palette)
 
 
+@app.command()
+def bench(
+    suites: Annotated[list[str] | None, typer.Argument(help="Which suites; default all.")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Short profiles, nothing written.")] = False,
+) -> None:
+    """Run the benchmark suites of the repository and write their report."""
+    from lrp_hooks.cli import bench as command
+
+    raise typer.Exit(command.run(tuple(suites or ()), smoke))
+
+
 @app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Options that are for no command."""

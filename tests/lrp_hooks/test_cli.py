@@ -233,6 +233,15 @@ def test_impossible_graphs_exit_with_the_reason(run: Any, folder: Path, words: l
     assert message in err
 
 
+def test_bench_needs_the_repository_and_names_its_suites(run: Any, tmp_path: Path) -> None:
+    from lrp_hooks.cli import bench
+    from lrp_hooks.errors import InputError
+
+    with pytest.raises(InputError, match="in the repository, not in the package"):
+        bench.run((), smoke=True, folder=tmp_path)
+    assert run("bench", "everything")[0] == 2
+
+
 def test_version_and_help(run: Any) -> None:
     status, out, _ = run("--version")
     assert status == 0
