@@ -15,7 +15,7 @@ from lrp_hooks.render.colours import Palette, palette_by_name
 from lrp_hooks.render.figures import MARGIN, Sheet, draw_legend, face, legend_width, new_sheet, write_figure
 from lrp_hooks.render.fonts import SANS, drawable, families
 from lrp_hooks.render.graph_layout import Columns, columns_of, edge_width, node_radius, readable, scales
-from lrp_hooks.render.graph_words import caption, labels, legend
+from lrp_hooks.render.graph_words import caption, headline, labels, legend
 from lrp_hooks.render.layout import width as cells
 from lrp_hooks.tokens import visible
 
@@ -46,6 +46,7 @@ def graph_figure(
         LrpError: matplotlib is not installed, or the palette is unknown.
     """
     colours = palette_by_name(palette)
+    title = title or headline(graph)
     drawn = readable(graph)
     lines = _lines(graph, drawn)
     names = [_shortened(name) for name in labels(graph)]

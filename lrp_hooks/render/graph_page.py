@@ -39,7 +39,7 @@ def graph_page(graph: AttributionGraph, *, title: str = "", palette: str = "red-
         LrpError: `mpld3`, which carries D3, is not installed, or the palette is unknown.
     """
     palette_by_name(palette)
-    title = visible(title) or "Attribution graph"
+    title = visible(title) or graph_words.headline(graph)
     style, script = ("\n".join(map(template_file, names)) for names in (STYLES, SCRIPTS))
     library = d3()
     rendered: str = template("graph.html").render(

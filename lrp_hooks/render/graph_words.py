@@ -26,6 +26,14 @@ def places(graph: AttributionGraph) -> list[str]:
     ]
 
 
+def headline(graph: AttributionGraph) -> str:
+    """The question that the graph answers, where target and contrast are named."""
+    target, contrast = sides(str(graph.about.get("target", "")))
+    if target is None or contrast is None:
+        return "Attribution graph"
+    return f"Why “{alone(visible(target))}” and not “{alone(visible(contrast))}”?"
+
+
 def legend(graph: AttributionGraph) -> tuple[str, str]:
     """What positive and negative relevance speaks for."""
     return supports_sides(*sides(str(graph.about.get("target", ""))))

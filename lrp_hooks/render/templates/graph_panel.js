@@ -71,7 +71,7 @@ function listPaths() {
   data.paths.forEach((path, index) => {
     const button = make("button", make("li", control("paths").lastElementChild));
     button.type = "button";
-    make("span", button, "share", `${path.strength < 0 ? "−" : "+"}${Math.abs(100 * path.strength).toFixed(Math.abs(path.strength) < 0.1 ? 2 : 1)} %`);
+    make("span", button, "share", `${path.strength < 0 ? "−" : "+"}${Math.abs(100 * path.strength).toFixed(Math.abs(path.strength) < 0.1 ? 2 : 1)} %`);
     const way = make("span", button, "way");
     path.stays.forEach(([column, from, to], k) => {
       if (k) way.append(" → ");
