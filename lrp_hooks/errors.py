@@ -83,8 +83,20 @@ class NoClosedFormError(GraphError):
     """A block's edges have no closed form: it mixes tokens in other ways than one softmax attention call."""
 
 
+class BackendError(LrpError):
+    """The operators cannot run as was explicitly asked for, or there is no such backend."""
+
+
 class ModelLoadError(LrpError):
     """A model, tokenizer or file could not be loaded; the message lists what was tried."""
+
+
+class CaseError(LrpError):
+    """A case, a prompt of a benchmark or an instruction cannot be used; says which field, and of which line."""
+
+
+class MissingExtraError(LrpError):
+    """An optional library is needed; names the extra that brings it."""
 
 
 def first_line(error: Exception) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lrp_hooks.cli import cases
+
 app = typer.Typer(
     name="lrp-hooks",
     help="Why did the model prefer this token? Contrastive attribution by layer-wise relevance propagation.",
@@ -220,12 +222,15 @@ def doctor(
     raise typer.Exit(status)
 
 
+app.add_typer(cases.app, name="cases")
+
+
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option(help="Where to write the heatmap files.")] = Path("demo"),
+    folder: Annotated[Path, typer.Option(help="Where to write the files.")] = Path("demo"),
     palette: Palette = "red-blue",
 ) -> None:
-    """Explain a real prediction of SmolLM2-135M-Instruct and write heatmap files."""
+    """Explain a real prediction and a real failure of SmolLM2-135M-Instruct; write heatmaps and a graph page."""
     from lrp_hooks.cli import demo as command
 
     command.run(folder, palette)

@@ -139,3 +139,29 @@ def test_the_commands(tmp_path: Path) -> None:
     assert report["verdict"] == "ok"
     assert max(row["error"] for row in report["ledger"]) < 1e-4
     assert {row["role"] for row in report["sites"]} == {"attention", "activation", "norm", "gated"}
+
+
+def test_the_failure_of_the_demo_is_the_first_comma(demo: Any) -> None:
+    """IFEval 1418 forbids commas; " comma" in the prompt speaks for one, and cutting it agrees."""
+    from lrp_hooks.cli.demo import first_comma
+
+    failure = first_comma(demo)
+    text = demo.tokenizer.decode
+    assert "without any comma" in failure.prompt
+    assert (text([failure.target]), text([failure.contrast])) == (",", " lies")
+    assert failure.said == "In the realm of poetry"
+    target = LogitDiff(failure.target, failure.contrast)
+    with instrument(demo.model) as lrp:
+        trace = lrp.trace(input_ids=torch.tensor([failure.ids]))
+        graph = trace.graph(target, detail=True, tokenizer=demo.tokenizer)
+        first = graph.strongest_paths(1)[0]
+        assert graph.about["value"] == pytest.approx(3.10, abs=0.02)
+        assert graph.detail is not None
+        assert (first.sign, [graph.tokens[i] for _, i in first.nodes][:: len(first.nodes) - 1]) == (
+            -1,
+            [" realm", " poetry"],
+        )
+        for word, helps in ((" comma", True), ("In", True), (" realm", False)):
+            token = graph.tokens.index(word)
+            assert (float(graph.relevance[0, token]) > 0) == helps
+            assert (trace.ablate(target, tokens=[token]).change < 0) == helps

