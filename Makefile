@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench-smoke clean
+.PHONY: demo test lint bench-smoke kernels clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lrp-hooks demo
@@ -18,6 +18,10 @@ lint: $(VENV)/.installed
 
 bench-smoke: $(VENV)/.installed
 	$(BIN)/python -m benchmarks --smoke
+
+# Compiles every Triton kernel for the GPUs it is meant for (none is needed): benchmarks/results/kernels.json, docs/kernels.md
+kernels: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.kernels
 
 # The stamp is written last: an interrupted installation is simply done again.
 $(VENV)/.installed: pyproject.toml constraints-cpu.txt

@@ -6,6 +6,7 @@ pass runs once per layer and records once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,13 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lrp_hooks.errors import InstrumentError, RemovedError
+from lrp_hooks.errors import InputError, InstrumentError, RemovedError
 from lrp_hooks.patching import Handle, replace_forward
 from lrp_hooks.tape import Tape
 
 Mode = bool | Literal["auto"]
 AUTO_SHARE = 0.4
 """`auto` turns checkpointing on when saved activations would take more than this share of the free memory."""
+ROOM_SHARE = 0.3
+"""Share of the free memory that a chunk of re-run copies may take."""
 
 
 @dataclass
@@ -29,13 +32,19 @@ class Checkpointing:
 
     Attributes:
         mode: True, False or "auto".
+        budget: bytes that activations may take, or None for what the device has free.
         bytes_per_token: activation bytes that one token leaves behind in all blocks together, as measured on a probe.
         heads_bytes: bytes per query-key pair over all blocks for attention that builds its weights (eager); else 0.
+        stream_bytes: bytes of one token at one residual point.
+        blocks: how many there are.
     """
 
     mode: Mode
+    budget: int | None = None
     bytes_per_token: float = 0.0
     heads_bytes: float = 0.0
+    stream_bytes: float = 0.0
+    blocks: int = 1
     active: bool = False
     removed: bool = False
 
@@ -44,12 +53,40 @@ class Checkpointing:
             raise InstrumentError(f'checkpoint={self.mode!r} is unknown. choices: True, False, "auto"')
 
     def decide(self, batch: int, length: int, device: torch.device) -> None:
-        """Set ``active`` for a forward over ``batch`` x ``length`` tokens."""
-        if self.mode == "auto":
-            needed = batch * length * (self.bytes_per_token + self.heads_bytes * length)
-            self.active = needed > AUTO_SHARE * free_memory(device)
-        else:
-            self.active = bool(self.mode)
+        """Set ``active`` for a forward over ``batch`` x ``length`` tokens.
+
+        Raises:
+            InputError: the budget is too small; says the least that would do.
+        """
+        whole = self.block_bytes(batch, length) * self.blocks
+        limit = self.budget if self.budget is not None else AUTO_SHARE * free_memory(device)
+        self.active = whole > limit if self.mode == "auto" else bool(self.mode)
+        if self.budget is not None:
+            needed = self.checkpointed_bytes(batch, length) if self.active else whole
+            if needed > self.budget:
+                advice = "a shorter prompt, or" if self.active else 'checkpoint="auto", or'
+                raise InputError(
+                    f"{batch} x {length} tokens need about {megabytes(needed)} for activations, max_memory allows "
+                    f"{megabytes(self.budget)}. do: {advice} max_memory={math.ceil(needed)}"
+                )
+
+    def block_bytes(self, batch: int, length: int) -> float:
+        """Activation bytes of one block."""
+        return batch * length * (self.bytes_per_token + self.heads_bytes * length) / self.blocks
+
+    def checkpointed_bytes(self, batch: int, length: int) -> float:
+        """The residual stream at every point and the inside of one block."""
+        return batch * length * self.stream_bytes * (self.blocks + 1) + self.block_bytes(batch, length)
+
+    def room(self, device: torch.device) -> float:
+        """Bytes for work beside what a backward pass holds: a share of what is free, at most the budget."""
+        free = float(free_memory(device))
+        return ROOM_SHARE * (free if self.budget is None else min(free, self.budget))
+
+
+def megabytes(count: float) -> str:
+    """Bytes in words."""
+    return f"{count / 1e6:,.0f} MB"
 
 
 def free_memory(device: torch.device) -> int:

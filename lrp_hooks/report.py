@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lrp_hooks.ops import BACKEND, Activation, NormSpec
+from lrp_hooks.ops import Activation, NormSpec, backend_name
 from lrp_hooks.relevance import Relevance
 from lrp_hooks.sites import GatedSpec, Role, Site
 
@@ -95,7 +95,7 @@ def make_report(lrp: Instrumentation, relevance: Relevance | None = None) -> Rep
         blocks=len(lrp.skeleton.blocks),
         mid_points=sum(child is not None for child in lrp.skeleton.mid),
         attention=config._attn_implementation or "eager",
-        backend=BACKEND,
+        backend=backend_name(),
         value_error=lrp.value_error,
         sites=_site_rows(lrp),
         accepted=accepted,

@@ -65,10 +65,8 @@ class GraphMaker:
             self._packed(step)
 
     def _packed(self, step: Step) -> None:
-        blocks = self.skeleton.blocks
         span = self.states.span(self.skeleton, self.tape, step.block, step.end)
-        length = span.hidden.shape[1]
-        chunk = copies_that_fit(self.memory, length, step.end - step.block, len(blocks), span.hidden.device)
+        chunk = copies_that_fit(self.memory, span.hidden.shape[1], step.end - step.block, span.hidden.device)
         self.builder.packed(step, lambda wanted: span.row_blocks(wanted, chunk))
 
 

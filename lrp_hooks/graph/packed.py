@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lrp_hooks.checkpointing import Checkpointing, free_memory
+from lrp_hooks.checkpointing import Checkpointing
 from lrp_hooks.graph.prune import RowBlocks
 from lrp_hooks.ops import relevance_sum
 from lrp_hooks.structure import Skeleton
 from lrp_hooks.tape import BlockInputs, ForwardRecord, Tape
 
-MEMORY_SHARE, MOST_COPIES = 0.3, 64
-"""A chunk may take this share of the free memory; more copies than this save no time."""
+MOST_COPIES = 64
+"""More copies than this save no time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,10 +91,10 @@ class StateCollector:
         return PackedSpan(blocks, self.hidden[source], self.gradient[end], tape, self.record.seed_scale)
 
 
-def copies_that_fit(memory: Checkpointing, length: int, span: int, blocks: int, device: torch.device) -> int:
-    """How many copies of ``length`` tokens may run through ``span`` of the model's ``blocks`` at once.
+def copies_that_fit(memory: Checkpointing, length: int, span: int, device: torch.device) -> int:
+    """How many copies of ``length`` tokens may run through ``span`` blocks at once.
 
     From the activation bytes that instrumenting the model measured on a probe, and the memory that is free now.
     """
-    one = length * (memory.bytes_per_token + memory.heads_bytes * length) * span / blocks
-    return max(1, min(MOST_COPIES, int(MEMORY_SHARE * free_memory(device) / max(one, 1.0))))
+    one = memory.block_bytes(1, length) * span
+    return max(1, min(MOST_COPIES, int(memory.room(device) / max(one, 1.0))))

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-BIN_SHIFT = 16
-"""Bits of a float32 that a bin leaves out: 128 bins per octave."""
-BINS = 1 << (31 - BIN_SHIFT)
+from lrp_hooks.ops import BIN_SHIFT, BINS
+
 ROUNDING = 1 - 1e-12
 """Sums of the same edges in another order may miss a goal by this factor."""
 
@@ -147,7 +146,8 @@ class _Histogram:
 
 def _bins(size: Tensor) -> Tensor:
     """Logarithmic bins [.., int32] of sizes: the leading bits of the float32. Monotone in the size."""
-    return size.type(torch.float32).view(torch.int32) >> BIN_SHIFT
+    single = torch.empty_like(size, dtype=torch.float32).copy_(size)
+    return single.view(torch.int32) >> BIN_SHIFT
 
 
 def _from(cut: int, bins: Tensor, edges: Tensor) -> Tensor:

@@ -185,11 +185,11 @@ class Graphs(Attributions):
             raise GraphError("packed products know no heads or paths. do: by='sum', or method='exact'")
         lrp, states = self._lrp, StateCollector(self._record, row)
         self._listen(target, states.on_point, frozenset())
-        memory, blocks, length = lrp.checkpointing, len(lrp.skeleton.blocks), self.attention_mask.shape[1]
+        memory, length = lrp.checkpointing, self.attention_mask.shape[1]
         matrices = {}
         for s, t in pairs:
             span = states.span(lrp.skeleton, lrp.tape, s, t)
-            chunk = copies_that_fit(memory, length, t - s, blocks, span.hidden.device)
+            chunk = copies_that_fit(memory, length, t - s, span.hidden.device)
             rows = span.row_blocks(torch.arange(length), chunk)
             matrices[s, t] = torch.cat([rows.edges(block) for block in rows.blocks])
         return matrices

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lrp_kernels.attention.interval import Interval
 from lrp_kernels.gated.reference import tanh_slope
 
 BLOCK_BYTES = 1 << 21
@@ -22,11 +23,13 @@ class AttentionCall:
         q: [H, T, d]; k: [G, T, d]; v: [G, T, e], with H a multiple of G (grouped queries).
         o: [H, T, e], gradient at the output; D: [H, T], <o, out>.
         k_carry, v_carry: k~ and v~, shaped like k and v; the same objects where they are equal.
-        mask: [1 or H, T, T] of bool (True = attend) or added numbers; None = causal.
+        mask: [1 or H, T, T] of bool (True = attend) or added numbers; None = causal, or what ``interval`` says.
         scale: factor on q k.
         softcap: c of c tanh(s / c), or None; ``slope``: whether its slope (LRP) or derivative is passed.
         sinks: [H] logits that take part in the softmax only, or None.
         value, key: factors c_v and c_k.
+        lse: [H, T] log-sum-exp of the scores if the forward pass kept it, or None.
+        interval: which columns each row attends to, [T], in place of a mask of n x n.
     """
 
     q: Tensor
@@ -43,6 +46,8 @@ class AttentionCall:
     sinks: Tensor | None
     value: float
     key: float
+    lse: Tensor | None = None
+    interval: Interval | None = None
 
     @property
     def heads(self) -> int:
@@ -54,7 +59,10 @@ class AttentionCall:
 
     def columns(self, rows: Tensor) -> int:
         """How many columns, from the first, the rows can have edges from."""
-        return int(rows[-1]) + 1 if self.mask is None else self.k.shape[1]
+        if self.mask is not None:
+            return self.k.shape[1]
+        last = int(rows[-1]) + 1  # the diagonal is one of them
+        return last if self.interval is None else max(last, int(self.interval.end[rows].max()))
 
 
 def row_blocks(rows: Tensor, heads: int, columns: int) -> Iterator[Tensor]:
@@ -88,8 +96,13 @@ def softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
 
 def masked(scores: Tensor, call: AttentionCall, rows: Tensor) -> Tensor:
     """Scores [H, R, C] with -inf (or the mask's numbers) where a row may not attend."""
-    if call.mask is None:
+    if call.interval is not None:
+        scores = scores.masked_fill(~call.interval.allowed(rows, scores.shape[2]), -torch.inf)
+        if call.mask is None:
+            return scores
+    elif call.mask is None:
         later = torch.arange(scores.shape[2], device=rows.device) > rows[:, None]
         return scores.masked_fill(later, -torch.inf)
+    assert call.mask is not None
     mask = call.mask[:, rows]
     return scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask.to(scores.dtype)

@@ -48,7 +48,7 @@ def edge_sums(call: AttentionCall, rows: Tensor) -> Tensor:
 
 def _weights(scores: Tensor, call: AttentionCall, rows: Tensor, start: int) -> Tensor:
     """Attention weights; ``scores`` stay finite. Causal rows are masked only where columns pass the first row."""
-    if call.mask is not None:
+    if call.mask is not None or call.interval is not None:
         return softmax(masked(scores, call, rows), call.sinks)
     scores = scores.clone()
     later = torch.arange(start + 1, scores.shape[2], device=rows.device) > rows[:, None]

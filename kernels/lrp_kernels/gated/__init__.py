@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from lrp_kernels.function import RuleFunction, compute_dtype
+from lrp_kernels.gated import reference
 from lrp_kernels.gated.reference import ACTIVATIONS, Activation, gated_backward, secant, tanh_slope
 
 __all__ = [
@@ -64,18 +65,30 @@ class _GatedProduct(RuleFunction):
         activation: Activation,
         factors: tuple[float, float],
         observe: Observer | None,
+        backend: str,
     ) -> Tensor:
         ctx.save_for_backward(gate, up)
-        ctx.activation, ctx.factors, ctx.observe = activation, factors, observe
+        ctx.activation, ctx.factors, ctx.observe, ctx.backend = activation, factors, observe, backend
         return act(gate) * up
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
-        to_gate, to_up, value = gated_backward(grads[0], gate, up, ctx.activation, *ctx.factors)
-        if ctx.observe is not None:
+        observed = ctx.observe is not None
+        if ctx.backend == "triton":
+            from lrp_kernels.gated import triton
+
+            f = ctx.activation
+            *found, product = triton.gated_backward(
+                grads[0], gate, up, f.name, f.at_zero, *ctx.factors, with_product=observed
+            )
+            if observed:
+                ctx.observe(product, grads[0])
+            return *found, None, None, None, None, None
+        to_gate, to_up, value = reference.gated_backward(grads[0], gate, up, ctx.activation, *ctx.factors)
+        if observed:
             ctx.observe(value * up.to(value.dtype), grads[0])
-        return to_gate, to_up, None, None, None, None
+        return to_gate, to_up, None, None, None, None, None
 
 
 def gated_product(
@@ -85,13 +98,15 @@ def gated_product(
     activation: Activation,
     factors: tuple[float, float],
     observe: Observer | None = None,
+    *,
+    backend: Literal["reference", "triton"] = "reference",
 ) -> Tensor:
     """act(gate) * up with ``factors`` (gate, up) of the relevance: (1/2, 1/2) AttnLRP, (0, 1) CP-LRP.
 
     Source: AttnLRP (arXiv 2402.05602), section 3.3; DESIGN.md, section 3. ``act`` gives the values, ``activation``
     the slope. ``observe`` gets (product, its gradient) in the backward pass.
     """
-    out: Tensor = _GatedProduct.call(gate, up, act, activation, factors, observe)
+    out: Tensor = _GatedProduct.call(gate, up, act, activation, factors, observe, backend)
     return out
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Literal
+
 from torch import Tensor
 
-from lrp_kernels.function import compute_dtype
+from lrp_kernels.relevance import reference
 
 __all__ = ["relevance_sum"]
 
 
-def relevance_sum(x: Tensor, grad: Tensor) -> Tensor:
+def relevance_sum(x: Tensor, grad: Tensor, *, backend: Literal["reference", "triton"] = "reference") -> Tensor:
     """sum_d x[..., d] * grad[..., d] in float32 (float64 for float64), shape [...].
 
     Source: gradient x input form of LRP (arXiv 2502.15886).
     """
-    dtype = compute_dtype(x)
-    scores: Tensor = torch.linalg.vecdot(x.to(dtype), grad.to(dtype))
-    return scores
+    if backend == "triton":
+        from lrp_kernels.relevance import triton
+
+        return triton.relevance_sum(x, grad)
+    return reference.relevance_sum(x, grad)

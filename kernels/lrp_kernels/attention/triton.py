@@ -1,0 +1,323 @@
+"""The attention kernels: forward with its log-sum-exp, and the LRP backward, tile by tile; see `reference.py`.
+
+One program makes one block of rows (forward, dq) or of columns (dk, dv) of one head (of one key head) and visits only
+the tiles that its intervals touch. Sums and softmax are float32 whatever the dtype.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lrp_kernels.attention.interval import Interval
+from lrp_kernels.attention.rule import AttentionRule
+from lrp_kernels.launch import (
+    Launch,
+    Sizes,
+    Target,
+    UnsupportedInput,
+    blocks,
+    check_dtype,
+    power_of_two,
+    rows_dense,
+    run,
+    sizes_for,
+    target_of,
+)
+from lrp_kernels.tile import capped, dot, weights
+
+
+@triton.jit
+def load_rows(X, at, inside, d, WIDTH: tl.constexpr):
+    """[rows, d] at offsets ``at``, zeros outside."""
+    return tl.load(X + at[:, None] + d[None, :], mask=inside[:, None] & (d < WIDTH)[None, :], other=0.0)
+
+
+@triton.jit
+def load_columns(X, at, inside, d, WIDTH: tl.constexpr):
+    """The transpose: [d, rows]."""
+    return tl.load(X + at[None, :] + d[:, None], mask=inside[None, :] & (d < WIDTH)[:, None], other=0.0)
+
+
+@triton.jit
+def attention_forward_kernel(
+    Q, K, V, SINKS, FIRST, END, OUT, LSE,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, out_batch, out_head, out_row,
+    interval_batch, heads, per_group, n_rows, n_columns, scale, softcap,
+    WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, CAP: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    block = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64)  # long causal rows first
+    batch = (tl.program_id(1) // heads).to(tl.int64)
+    head = (tl.program_id(1) % heads).to(tl.int64)
+    row = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    in_rows = row < n_rows
+    first = tl.load(FIRST + batch * interval_batch + row, mask=in_rows, other=n_columns)
+    end = tl.load(END + batch * interval_batch + row, mask=in_rows, other=0)
+    d, e = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_E)
+    q = load_rows(Q + batch * q_batch + head * q_head, row * q_row, in_rows, d, WIDTH)
+    K += batch * k_batch + (head // per_group) * k_head
+    V += batch * v_batch + (head // per_group) * v_head
+    if SINKS is not None:  # a score that takes part in the softmax and carries no value
+        highest = tl.full((BLOCK_M,), 0.0, tl.float32) + tl.load(SINKS + head).to(tl.float32)
+        total = tl.full((BLOCK_M,), 1.0, tl.float32)
+    else:
+        highest = tl.full((BLOCK_M,), -float("inf"), tl.float32)
+        total = tl.zeros((BLOCK_M,), tl.float32)
+    out = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
+    for start in range(tl.min(first) // BLOCK_N * BLOCK_N, tl.max(end), BLOCK_N):
+        column = tl.cast(start, tl.int64) + tl.arange(0, BLOCK_N)
+        in_columns = column < n_columns
+        k = load_columns(K, column * k_row, in_columns, d, WIDTH)
+        scores, _ = capped(dot(q, k, None, PRECISION) * scale, softcap, CAP)
+        here = column.to(tl.int32)[None, :]
+        inside = (here >= first[:, None]) & (here < end[:, None])
+        scores = tl.where(inside, scores, -float("inf"))
+        new = tl.maximum(highest, tl.max(scores, 1))
+        shift = tl.where(new == -float("inf"), 0.0, new)
+        weight = tl.exp(scores - shift[:, None])
+        shrink = tl.exp(highest - shift)
+        total = total * shrink + tl.sum(weight, 1)
+        v = load_rows(V, column * v_row, in_columns, e, VALUE_WIDTH)
+        out = dot(weight.to(v.dtype), v, out * shrink[:, None], PRECISION)
+        highest = new
+    total = tl.where(total == 0.0, 1.0, total)  # a row without columns: zeros, and lse = highest = -inf
+    tl.store(LSE + tl.program_id(1).to(tl.int64) * n_rows + row, highest + tl.log(total), mask=in_rows)
+    out = out / total[:, None]
+    at = OUT + batch * out_batch + head * out_head + row[:, None] * out_row + e[None, :]
+    tl.store(at, out.to(OUT.dtype.element_ty), mask=in_rows[:, None] & (e < VALUE_WIDTH)[None, :])
+
+
+@triton.jit
+def attention_columns_kernel(
+    Q, K, V, O_GRAD, LSE, D, FIRST, END, LOW, HIGH, D_K, D_V,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
+    dk_batch, dk_head, dk_row, dv_batch, dv_head, dv_row,
+    interval_batch, range_batch, heads, groups, per_group, n_rows, n_columns, scale, softcap, to_key, to_value,
+    WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, CAP: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    """dk and dv of one block of columns of one key head, summed over the query heads of its group."""
+    block = tl.program_id(0).to(tl.int64)
+    batch = (tl.program_id(1) // groups).to(tl.int64)
+    group = (tl.program_id(1) % groups).to(tl.int64)
+    column = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    in_columns = column < n_columns
+    low = tl.load(LOW + batch * range_batch + block) // BLOCK_M * BLOCK_M
+    high = tl.load(HIGH + batch * range_batch + block)
+    d, e = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_E)
+    k = load_rows(K + batch * k_batch + group * k_head, column * k_row, in_columns, d, WIDTH)
+    if D_K is not None:
+        v = load_rows(V + batch * v_batch + group * v_head, column * v_row, in_columns, e, VALUE_WIDTH)
+        d_k = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    if D_V is not None:
+        d_v = tl.zeros((BLOCK_N, BLOCK_E), tl.float32)
+    for member in range(per_group):
+        head = group * per_group + member
+        q_base = Q + batch * q_batch + head * q_head
+        o_base = O_GRAD + batch * o_batch + head * o_head
+        line = (batch * heads + head) * n_rows
+        for start in range(low, high, BLOCK_M):
+            row = tl.cast(start, tl.int64) + tl.arange(0, BLOCK_M)
+            in_rows = row < n_rows
+            first = tl.load(FIRST + batch * interval_batch + row, mask=in_rows, other=n_columns)
+            end = tl.load(END + batch * interval_batch + row, mask=in_rows, other=0)
+            q = load_rows(q_base, row * q_row, in_rows, d, WIDTH)
+            o = load_rows(o_base, row * o_row, in_rows, e, VALUE_WIDTH)
+            lse = tl.load(LSE + line + row, mask=in_rows, other=0.0)
+            raw = dot(k, tl.trans(q), None, PRECISION) * scale  # [columns, rows]
+            scores, slope = capped(raw, softcap, CAP)
+            here = column.to(tl.int32)[:, None]
+            inside = (here >= first[None, :]) & (here < end[None, :])
+            scores = tl.where(inside, scores, -float("inf"))
+            weight = tl.exp(scores - tl.where(lse == -float("inf"), 0.0, lse)[None, :])
+            if D_V is not None:
+                d_v = dot(weight.to(o.dtype), o, d_v, PRECISION)
+            if D_K is not None:
+                kept = tl.load(D + line + row, mask=in_rows, other=0.0)
+                toward = dot(v, tl.trans(o), None, PRECISION) - kept[None, :]
+                d_scores = weight * toward
+                if CAP != 0:
+                    d_scores *= slope
+                d_k = dot(d_scores.to(q.dtype), q, d_k, PRECISION)
+    if D_V is not None:
+        at = D_V + batch * dv_batch + group * dv_head + column[:, None] * dv_row + e[None, :]
+        stored = in_columns[:, None] & (e < VALUE_WIDTH)[None, :]
+        tl.store(at, (d_v * to_value).to(D_V.dtype.element_ty), mask=stored)
+    if D_K is not None:
+        at = D_K + batch * dk_batch + group * dk_head + column[:, None] * dk_row + d[None, :]
+        stored = in_columns[:, None] & (d < WIDTH)[None, :]
+        tl.store(at, (d_k * (to_key * scale)).to(D_K.dtype.element_ty), mask=stored)
+
+
+@triton.jit
+def attention_rows_kernel(
+    Q, K, V, O_GRAD, LSE, D, FIRST, END, D_Q,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
+    dq_batch, dq_head, dq_row,
+    interval_batch, heads, per_group, n_rows, n_columns, scale, softcap, to_query,
+    WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, CAP: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    """dq of one block of rows of one head."""
+    block = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64)
+    batch = (tl.program_id(1) // heads).to(tl.int64)
+    head = (tl.program_id(1) % heads).to(tl.int64)
+    row = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    in_rows = row < n_rows
+    first = tl.load(FIRST + batch * interval_batch + row, mask=in_rows, other=n_columns)
+    end = tl.load(END + batch * interval_batch + row, mask=in_rows, other=0)
+    line = tl.program_id(1).to(tl.int64) * n_rows + row
+    lse = tl.load(LSE + line, mask=in_rows, other=0.0)
+    kept = tl.load(D + line, mask=in_rows, other=0.0)
+    d, e = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_E)
+    q = load_rows(Q + batch * q_batch + head * q_head, row * q_row, in_rows, d, WIDTH)
+    o = load_rows(O_GRAD + batch * o_batch + head * o_head, row * o_row, in_rows, e, VALUE_WIDTH)
+    K += batch * k_batch + (head // per_group) * k_head
+    V += batch * v_batch + (head // per_group) * v_head
+    d_q = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    for start in range(tl.min(first) // BLOCK_N * BLOCK_N, tl.max(end), BLOCK_N):
+        column = tl.cast(start, tl.int64) + tl.arange(0, BLOCK_N)
+        in_columns = column < n_columns
+        k = load_rows(K, column * k_row, in_columns, d, WIDTH)
+        v = load_columns(V, column * v_row, in_columns, e, VALUE_WIDTH)
+        raw = dot(q, tl.trans(k), None, PRECISION) * scale
+        scores, slope = capped(raw, softcap, CAP)
+        here = column.to(tl.int32)[None, :]
+        inside = (here >= first[:, None]) & (here < end[:, None])
+        weight = weights(tl.where(inside, scores, -float("inf")), lse)
+        d_scores = weight * (dot(o, v, None, PRECISION) - kept[:, None])
+        if CAP != 0:
+            d_scores *= slope
+        d_q = dot(d_scores.to(k.dtype), k, d_q, PRECISION)
+    at = D_Q + batch * dq_batch + head * dq_head + row[:, None] * dq_row + d[None, :]
+    stored = in_rows[:, None] & (d < WIDTH)[None, :]
+    tl.store(at, (d_q * (to_query * scale)).to(D_Q.dtype.element_ty), mask=stored)
+
+
+def attention_forward(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, interval: Interval, rule: AttentionRule
+) -> tuple[Tensor, Tensor]:
+    """out [B, H, T, e] (as a view of [B, T, H, e], the layout that models go on with) and lse [B, H, T] float32."""
+    q, k, v = _checked(q, k, v)
+    batch, heads, length, _ = q.shape
+    out = q.new_empty(batch, length, heads, v.shape[3]).transpose(1, 2)
+    lse = q.new_empty(batch, heads, length, dtype=torch.float32)
+    target = target_of(q)
+    launch = _launch(FORWARD, q, v)
+    run(
+        attention_forward_kernel,
+        (blocks(length, launch.blocks["BLOCK_M"]), batch * heads),
+        launch,
+        Q=q, K=k, V=v, SINKS=sinks, FIRST=interval.first, END=interval.end, OUT=out, LSE=lse,
+        **_strides(q=q, k=k, v=v, out=out), **_shape(q, k, v, interval, rule, target),
+    )  # fmt: skip
+    return out, lse
+
+
+def attention_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, D: Tensor, lse: Tensor, interval: Interval, rule: AttentionRule
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """Gradients of q, k, v under the rule, None where its factor is 0; D [B, H, T] float32 is <grad, out>."""
+    q, k, v = _checked(q, k, v)
+    grad, target = rows_dense(grad.to(q.dtype)), target_of(q)
+    (batch, heads, length), (groups, columns) = q.shape[:3], k.shape[1:3]
+    shape = _shape(q, k, v, interval, rule, target)
+    # laid out like [B, T, H, d], as the projections that they flow into
+    dq, dk, dv = (x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2) for x in (q, k, v))
+    given = {"Q": q, "K": k, "V": v, "O_GRAD": grad, "LSE": lse, "D": D.contiguous()}
+    given |= {"FIRST": interval.first, "END": interval.end}
+    launch = _launch(COLUMNS, q, v)
+    low, high = interval.row_range(columns, launch.blocks["BLOCK_N"])
+    outputs = [{"D_K": dk if rule.query or rule.key else None, "D_V": dv}]
+    if outputs[0]["D_K"] is not None and (target.kind(q.dtype), launch.blocks["BLOCK_D"]) in APART:
+        outputs = [{"D_K": dk, "D_V": None}, {"D_K": None, "D_V": dv}]
+    for made in outputs:
+        run(
+            attention_columns_kernel,
+            (blocks(columns, launch.blocks["BLOCK_N"]), batch * groups),
+            launch,
+            **given, LOW=low, HIGH=high, **made, **_strides(q=q, k=k, v=v, o=grad, dk=dk, dv=dv),
+            range_batch=low.stride(0) if low.dim() > 1 else 0, groups=groups,
+            to_key=float(rule.key), to_value=float(rule.value), **shape,
+        )  # fmt: skip
+    if rule.query:
+        launch = _launch(ROWS, q, v)
+        run(
+            attention_rows_kernel,
+            (blocks(length, launch.blocks["BLOCK_M"]), batch * heads),
+            launch,
+            **given, D_Q=dq, **_strides(q=q, k=k, v=v, o=grad, dq=dq), to_query=float(rule.query), **shape,
+        )  # fmt: skip
+    return dq if rule.query else None, dk if rule.key else None, dv
+
+
+FORWARD: dict[str, tuple[Sizes, ...]] = {
+    "interpreter": ((256, 16, 16, 4, 1),),
+    "sm_80 half": ((64, 128, 64, 8, 2), (128, 128, 32, 8, 2), (256, 64, 32, 8, 2)),
+    "sm_90 half": ((64, 128, 64, 8, 2), (128, 128, 32, 8, 2), (256, 64, 32, 8, 2)),
+    "gfx942 half": ((128, 64, 32, 4, 1), (256, 64, 32, 8, 1)),
+    "sm_80 float32": ((64, 32, 32, 8, 2), (128, 32, 32, 4, 2)),
+    "sm_90 float32": ((64, 64, 32, 8, 2), (128, 32, 32, 8, 2)),
+    "gfx942 float32": ((128, 64, 32, 4, 1),),
+}
+"""Chosen by compiling: the first that spills nothing, fits, and uses the tensor cores."""
+COLUMNS: dict[str, tuple[Sizes, ...]] = {
+    "interpreter": ((256, 16, 16, 4, 1),),
+    "sm_80 half": ((128, 32, 64, 8, 2), (256, 32, 64, 8, 1)),
+    "sm_90 half": ((64, 64, 64, 8, 2), (128, 32, 64, 8, 2), (256, 16, 64, 8, 2)),
+    "gfx942 half": ((128, 32, 32, 4, 1), (256, 16, 32, 8, 1)),
+    "sm_80 float32": ((128, 32, 16, 8, 2),),
+    "sm_90 float32": ((128, 32, 16, 8, 2),),
+    "gfx942 float32": ((128, 32, 32, 4, 1),),
+}
+APART = frozenset({("sm_90 half", 256)})
+"""Where dk and dv together take more registers than there are: one launch each, the weights made twice."""
+ROWS: dict[str, tuple[Sizes, ...]] = {
+    "interpreter": ((256, 16, 16, 4, 1),),
+    "sm_80 half": ((128, 64, 64, 8, 2), (256, 64, 32, 8, 2)),
+    "sm_90 half": ((128, 64, 64, 8, 2), (256, 64, 32, 8, 2)),
+    "gfx942 half": ((128, 32, 32, 4, 1), (256, 16, 32, 4, 1)),
+    "sm_80 float32": ((128, 16, 32, 4, 2),),
+    "sm_90 float32": ((32, 16, 32, 4, 2), (64, 32, 32, 8, 2), (128, 16, 32, 4, 2)),
+    "gfx942 float32": ((128, 32, 32, 4, 1),),
+}
+
+
+def _launch(table: dict[str, tuple[Sizes, ...]], q: Tensor, v: Tensor) -> Launch:
+    """Blocks for the head dimensions of these tensors."""
+    d, e = power_of_two(q.shape[3]), power_of_two(v.shape[3])
+    _, rows, columns, warps, stages = sizes_for(table, "attention", target_of(q), q.dtype, max(q.shape[3], v.shape[3]))
+    return Launch({"BLOCK_M": rows, "BLOCK_N": columns, "BLOCK_D": d, "BLOCK_E": e}, warps, stages)
+
+
+def _checked(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    check_dtype("queries, keys and values", q, k, v)
+    if q.shape[1] % k.shape[1]:
+        raise UnsupportedInput(f"{q.shape[1]} query heads are no multiple of {k.shape[1]} key heads")
+    return rows_dense(q), rows_dense(k), rows_dense(v)
+
+
+def _strides(**tensors: Tensor) -> dict[str, int]:
+    names = ("batch", "head", "row")
+    return {f"{x}_{name}": t.stride(i) for x, t in tensors.items() for i, name in enumerate(names)}
+
+
+def _shape(
+    q: Tensor, k: Tensor, v: Tensor, interval: Interval, rule: AttentionRule, target: Target
+) -> dict[str, object]:
+    return {
+        "interval_batch": interval.first.stride(0) if interval.first.dim() > 1 else 0,
+        "heads": q.shape[1],
+        "per_group": q.shape[1] // k.shape[1],
+        "n_rows": q.shape[2],
+        "n_columns": k.shape[2],
+        "scale": float(rule.scale),
+        "softcap": float(rule.softcap or 1.0),
+        "WIDTH": q.shape[3],
+        "VALUE_WIDTH": v.shape[3],
+        "CAP": 0 if rule.softcap is None else 1 + rule.slope,
+        "PRECISION": target.precision,
+    }
