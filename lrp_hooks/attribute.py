@@ -69,10 +69,24 @@ def _absorbed(done: PassRecord, skeleton: Skeleton, layers: Tensor, tokens: Tens
     attention = [
         done.attention[i].to(mask.device) if i in done.attention else zero for i in range(len(skeleton.blocks))
     ]
+    around = _around(done, len(skeleton.blocks) + 1, zero)
     biases = {path: share.to(mask.device) for path, share in sorted(done.biases.items())}
     return Absorbed(
         biases=biases,
         attention=torch.stack(attention, 1),
-        positions=layers[:, 0].sum(1) - tokens.sum(1),
-        block_of={path: skeleton.block_of(path) for path in biases},
+        positions=layers[:, 0].sum(1) - tokens.sum(1) + (0.0 if around is None else around[:, 0]),
+        around=around,
+        block_of={path: skeleton.level_of(path) for path in biases},
     )
+
+
+def _around(done: PassRecord, points: int, zero: Tensor) -> Tensor | None:
+    """[B, L+1] what passes each point outside the residual stream."""
+    if not done.around:
+        return None
+    columns = []
+    for point in range(points):
+        given = [share for (block, shared), share in done.around.items() if block >= point and not shared]
+        kept = [share for (block, shared), share in done.around.items() if block == point and shared]
+        columns.append(sum((x.to(zero.device) for x in (*given, *kept)), zero))
+    return torch.stack(columns, 1)

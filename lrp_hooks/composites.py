@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from lrp_hooks.errors import InstrumentError
 from lrp_hooks.patching import Handle
-from lrp_hooks.rules import activation, attention, dropout, gated, norm, softcap
+from lrp_hooks.rules import activation, attention, dropout, experts, gated, inline, mixers, norm, softcap
 from lrp_hooks.sites import Role, Site
 
 Rule = Callable[[Site], Handle]
@@ -59,6 +59,10 @@ ATTNLRP = Composite(
         (Role.ACTIVATION, activation.slope),
         (Role.GATED, gated.share_product(gate=0.5, up=0.5)),
         (Role.ATTENTION, attention.share_attention(query=0.25, key=0.25, value=0.5)),
+        (Role.EXPERTS, experts.constant_routing(gate=0.5)),
+        (Role.ROUTER, experts.constant_output),
+        (Role.MIXER, mixers.through_values(gate=0.5)),
+        (Role.INLINE, inline.by_operation(gate=0.5)),
         (Role.DROPOUT, dropout.off),
         (Role.FINAL_SOFTCAP, softcap.explain_raw_logits),
     ),
@@ -72,6 +76,10 @@ CP_LRP = Composite(
         (Role.ACTIVATION, activation.slope),
         (Role.GATED, gated.share_product(gate=0.0, up=1.0)),
         (Role.ATTENTION, attention.share_attention(query=0.0, key=0.0, value=1.0)),
+        (Role.EXPERTS, experts.constant_routing(gate=0.0)),
+        (Role.ROUTER, experts.constant_output),
+        (Role.MIXER, mixers.through_values(gate=0.0, softmax=False)),
+        (Role.INLINE, inline.by_operation(gate=0.0, softmax=False)),
         (Role.DROPOUT, dropout.off),
         (Role.FINAL_SOFTCAP, softcap.explain_raw_logits),
     ),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lrp_hooks.ops import ACTIVATIONS, Activation, NormSpec, norm_forward, secant
 from lrp_hooks.patching import loaded, unwrapped_forward
 from lrp_hooks.rules.gated import gate_and_up
+from lrp_hooks.rules.mixers import kernels_of
 from lrp_hooks.sites import GatedSpec, Role
 
 LINEAR_CLASSES = (nn.Linear, nn.Embedding)
@@ -53,12 +54,18 @@ def detect(model: nn.Module) -> Detection:
             finding = _detect_leaf(module, tried, last_norm)
         if finding is None and is_attention(module):
             finding = Finding(Role.ATTENTION, None, 0.0)
+        if finding is None and is_expert_bank(module):
+            finding = Finding(Role.EXPERTS, None, 0.0)
+        if finding is None and kernels_of(module):
+            finding = Finding(Role.MIXER, ", ".join(k.name for k in kernels_of(module)), 0.0)
         if finding is not None:
             found.findings[path] = finding
             if finding.role is Role.ACTIVATION:
                 activations[path] = finding.spec
         else:
             found.tried[path] = tried
+    if all(finding.role is not Role.EXPERTS for finding in found.findings.values()):
+        _detect_routers(model, found)
     for path, module in model.named_modules():
         if path in found.findings:
             continue
@@ -72,6 +79,25 @@ def is_attention(module: nn.Module) -> bool:
     """Whether the module's forward asks transformers' attention interface for its attention function."""
     code = getattr(unwrapped_forward(module), "__code__", None)
     return "config" in module.__dict__ and code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
+
+
+def is_expert_bank(module: nn.Module) -> bool:
+    """Whether the module's forward goes through transformers' experts interface."""
+    return {"has_gate", "is_transposed", "has_bias"} <= module.__dict__.keys() and hasattr(module, "_apply_gate")
+
+
+def _detect_routers(model: nn.Module, found: Detection) -> None:
+    """Experts with a forward of their own (llama4, jetmoe, dbrx): what chooses them returns constants."""
+    for path, module in model.named_modules():
+        if path not in found.findings and is_router(module):
+            found.findings[path] = Finding(Role.ROUTER, None, 0.0)
+
+
+def is_router(module: nn.Module) -> bool:
+    """Whether the module's forward takes the top k of something and the module holds no more than linear maps."""
+    code = getattr(unwrapped_forward(module), "__code__", None)
+    small = all(is_linear(child) for child in module.children())
+    return small and code is not None and "topk" in code.co_names
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -210,7 +236,12 @@ def _detect_activation(module: nn.Module, tried: list[str]) -> Finding | None:
         tried.append("activation (not a map of one tensor to its shape)")
         return None
     flipped = _own(module, grid.flip(0))
-    if flipped is None or relative_error(flipped.flip(0), own) > 1e-12:
+    part = _own(module, grid[:97])  # a norm without weight is no function of one element, whatever the order
+    if (
+        flipped is None
+        or part is None
+        or max(relative_error(flipped.flip(0), own), relative_error(part, own[:97])) > 1e-12
+    ):
         tried.append("activation (not element-wise)")
         return None
     for activation in ACTIVATIONS.values():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lrp_hooks.attribute import build_relevance
 from lrp_hooks.batch import prepare_inputs
 from lrp_hooks.checkpointing import Checkpointing, Mode, SavedBytes, checkpoint_block
+from lrp_hooks.claiming import biases, check_ledger, claim_inline
 from lrp_hooks.composites import Composite, resolve
 from lrp_hooks.detect import Detection, detect
 from lrp_hooks.errors import (
@@ -27,6 +28,7 @@ from lrp_hooks.errors import (
     RemovedError,
     UnclaimedModuleError,
     UnsupportedModelError,
+    first_line,
 )
 from lrp_hooks.graph.collect import BlockKnowledge
 from lrp_hooks.ops import RuleFunction
@@ -46,6 +48,7 @@ from lrp_hooks.tape import (
     store_tokens,
     store_value,
     tap,
+    tap_around,
     tap_constant,
     tap_in_place,
 )
@@ -63,6 +66,7 @@ def instrument(
     *,
     unknown: Unknown = "error",
     checkpoint: Mode = "auto",
+    max_memory: int | None = None,
 ) -> Instrumentation:
     """Patch ``model`` in place so that its gradients follow LRP's rules. Values stay what they are.
 
@@ -75,6 +79,8 @@ def instrument(
         unknown: what to do with non-linear parts that no rule claims: raise, or let their ordinary gradient through
             (``report()`` lists them).
         checkpoint: recompute blocks in the backward pass: True, False, or "auto" (when activations would not fit).
+        max_memory: bytes that activations may take on top of the model; decides about checkpointing and the size of
+            chunks, and refuses prompts that do not fit, with the least that would do. Default: what is free.
 
     Raises:
         UnclaimedModuleError: a non-linear part that no rule claims.
@@ -83,7 +89,7 @@ def instrument(
         NonFiniteError: weights or logits are NaN or infinite.
         InstrumentError: an unknown option. In every case the model is left untouched.
     """
-    return Instrumentation(model, resolve(composite), unknown=unknown, checkpoint=checkpoint)
+    return Instrumentation(model, resolve(composite), unknown=unknown, checkpoint=checkpoint, max_memory=max_memory)
 
 
 class Instrumentation(NotCopyable):
@@ -98,10 +104,12 @@ class Instrumentation(NotCopyable):
         value_error: largest difference of the instrumented to the untouched logits on the probe; 0.0 = bit for bit.
     """
 
-    def __init__(self, model: nn.Module, composite: Composite, *, unknown: Unknown, checkpoint: Mode):
+    def __init__(
+        self, model: nn.Module, composite: Composite, *, unknown: Unknown, checkpoint: Mode, max_memory: int | None
+    ):
         if unknown not in ("error", "gradient"):
             raise InstrumentError(f'unknown={unknown!r} is not an option. choices: "error", "gradient"')
-        self.checkpointing = Checkpointing(checkpoint)
+        self.checkpointing = Checkpointing(checkpoint, max_memory)
         self.model, self.composite, self.tape = model, composite, Tape()
         self.block_knowledge = BlockKnowledge()
         _check_model(model)
@@ -124,7 +132,14 @@ class Instrumentation(NotCopyable):
             self._register()
             self.accepted: list[Unclaimed] = []
             self.value_error = 0.0
-            self._verify(untouched, unknown)
+            try:
+                if composite.is_lrp:
+                    self.sites = (*self.sites, *claim_inline(self, self._handles.append))
+                self._verify(untouched, unknown)
+            except RuntimeError as error:  # autograd forbids something that this family does, e.g. in-place on a tap
+                raise UnsupportedModelError(
+                    f"{type(model).__name__} does not run with gradients as instrumented: {first_line(error)}"
+                ) from error
         except BaseException:
             self.remove()
             raise
@@ -206,12 +221,14 @@ class Instrumentation(NotCopyable):
 
     def _register_biases(self) -> None:
         sites = {site.path: site for site in self.sites}
+        # a bias that a module shares with one inside it (BERT's head and its decoder) is the inner one's
+        owners = {id(bias): path for path, bias in biases(self.model)}
         for path, module in self.model.named_modules():
             site = sites.get(path)
             store: Callable[[ForwardRecord], Callable[[Tensor], None]]
             if site is not None and site.role is Role.ACTIVATION and site.spec.at_zero:
                 store = partial(store_offset, path=path, offset=float(site.spec.at_zero))
-            elif isinstance(getattr(module, "bias", None), Tensor):
+            elif owners.get(id(getattr(module, "bias", None))) == path:
                 store = partial(store_bias, path=path, module=module)
             else:
                 continue
@@ -278,17 +295,23 @@ class Instrumentation(NotCopyable):
     def _tapped_embedding(self, embeds: Tensor) -> Tensor:
         leaf = embeds if embeds.requires_grad else embeds.detach().requires_grad_()
         record = self.tape.record
-        return leaf if record is None else tap(leaf, store_tokens(record))
+        # a copy: some families add positions in place, which a view made by a custom function forbids
+        return leaf if record is None else tap(leaf, store_tokens(record)).clone()
 
     def _on_block_input(self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         record = self.tape.record
         if record is None or not torch.is_grad_enabled():
             return None
         rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-        record.block_inputs[index] = BlockInputs(args[1:], rest, by_name=not args)
-        if index > 0:
-            return None
-        hidden = tap(args[0] if args else kwargs["hidden_states"], store_point(record, 0))
+        around = partial(tap_around, record, index)
+        args, kwargs = (
+            (*args[:1], *map(around, args[1:])),
+            {name: around(rest.get(name, v)) if name in rest else v for name, v in kwargs.items()},
+        )
+        record.block_inputs[index] = BlockInputs(args[1:], {name: kwargs[name] for name in rest}, by_name=not args)
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if index == 0:
+            hidden = tap(hidden, store_point(record, 0))
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
     def _on_block(self, index: int, module: nn.Module, args: Any, output: Any) -> Any:
@@ -339,6 +362,8 @@ class Instrumentation(NotCopyable):
         self.checkpointing.mode = mode
         self.checkpointing.bytes_per_token = saved.total / ids.numel()
         self.checkpointing.heads_bytes = self._pair_bytes()
+        self.checkpointing.stream_bytes = self._stream_bytes()
+        self.checkpointing.blocks = len(self.skeleton.blocks)
         self.value_error = float((logits.detach() - untouched).abs().max())
         scale = float(untouched.abs().max())
         if not self.value_error <= 1e-2 * scale:
@@ -348,6 +373,8 @@ class Instrumentation(NotCopyable):
             )
         if self.composite.is_lrp:
             self.accepted = self._claim(unclaimed(logits, clock), unknown)
+            if unknown == "error":
+                check_ledger(self)
         self.tape.forwards = 0
 
     def _pair_bytes(self) -> float:
@@ -357,6 +384,12 @@ class Instrumentation(NotCopyable):
             return 0.0
         heads = getattr(config.get_text_config(), "num_attention_heads", 1)
         return 3.0 * heads * len(self.skeleton.blocks) * next(self.model.parameters()).element_size()
+
+    def _stream_bytes(self) -> float:
+        config: Any = self.model.config
+        weight: Any = self.skeleton.embedding.weight
+        size = getattr(config.get_text_config(), "hidden_size", None) or weight.shape[-1]
+        return float(size * next(self.model.parameters()).element_size())
 
     def _claim(self, found: list[Unclaimed], unknown: Unknown) -> list[Unclaimed]:
         plain = [site.path for site in self.sites if self.composite.rule_for(site) is None]

@@ -18,18 +18,23 @@ class Absorbed:
             (biases of linears and norms; the constant part f(0) of an activation).
         attention: [B, L], per block (1 - c_v)<out, d out> - <q, d q> - <k, d k>: what the softmax
             (and its sinks) kept.
+        around: [B, L+1] relevance that passes a residual point outside the residual stream, to a later block: inputs
+            per layer, keys and values shared across layers. None where there is none.
         positions: [B], share of learned position embeddings (0 where there are none).
-        block_of: module path -> block index, or None for modules above the last block.
+        block_of: module path -> block index; None for modules above the last block, -1 below the first.
     """
 
     biases: Mapping[str, Tensor]
     attention: Tensor
     positions: Tensor
     block_of: Mapping[str, int | None] = field(default_factory=dict)
+    around: Tensor | None = None
 
     def above(self, point: int) -> Tensor:
-        """Sum of everything absorbed between residual point ``point`` and the target, [B]."""
+        """Sum of everything absorbed between residual point ``point`` and the target, and what flows around it, [B]."""
         total = self.attention[:, point:].sum(1)
+        if self.around is not None:
+            total = total + self.around[:, point]
         for path, share in self.biases.items():
             block = self.block_of.get(path)
             if block is None or block >= point:

@@ -148,7 +148,7 @@ def describe_spec(site: Site) -> str:
         gated: GatedSpec = spec[0]
         fused = f"{gated.gate} ({'gate' if gated.gate_first else 'up'} first)"
         return f"{spec[1].name}, {fused if gated.gate == gated.up else f'{gated.gate} x {gated.up}'}"
-    return f"c = {spec:g}" if isinstance(spec, float) else ""
+    return f"c = {spec:g}" if isinstance(spec, float) else spec if isinstance(spec, str) else ""
 
 
 def _ledger(relevance: Relevance) -> tuple[LedgerRow, ...]:

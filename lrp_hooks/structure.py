@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class Skeleton:
         head: output projection to the vocabulary.
         mid: per block the child whose input is the residual stream between attention and MLP, or None.
         softcap: whether the final logits are capped by c tanh(l / c) in the model's own forward.
+        below: paths of the modules that have run before the first block starts (a norm of the embeddings).
     """
 
     embedding: nn.Module
@@ -34,6 +36,12 @@ class Skeleton:
     head: nn.Module
     mid: tuple[nn.Module | None, ...]
     softcap: float | None
+    below: frozenset[str] = frozenset()
+
+    def level_of(self, path: str) -> int | None:
+        """Like `block_of`, and -1 below the first block, where constants absorb nothing above any residual point."""
+        owner = path.removesuffix(".inline")
+        return -1 if (owner in self.below and path != owner) or path in self.below else self.block_of(path)
 
     def block_of(self, path: str) -> int | None:
         """Index of the block that holds the module at ``path``."""
@@ -94,7 +102,8 @@ def find_skeleton(model: nn.Module, attention_paths: list[str]) -> tuple[Skeleto
     decoder = _decoder(model, blocks[0][0], seen["called"])
     mid = tuple(_mid_child(block, seen[path]) for path, block in blocks)
     softcap = _softcap(model, seen["head"][0], logits)
-    return Skeleton(embedding_of(model), decoder, blocks, head, mid, softcap), logits
+    below = frozenset(path for path, module in model.named_modules() if id(module) in seen["below"])
+    return Skeleton(embedding_of(model), decoder, blocks, head, mid, softcap, below), logits
 
 
 def _check_causal(model: nn.Module, logits: Tensor) -> None:
@@ -140,16 +149,67 @@ def _decoder(model: nn.Module, block: str, called: list[nn.Module]) -> nn.Module
 
 
 def _blocks(model: nn.Module, attention_paths: list[str]) -> tuple[tuple[str, nn.Module], ...]:
-    """The outermost ModuleList whose every element holds an attention module."""
-    for path, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or not len(module):
-            continue
+    """The outermost ModuleList that runs and whose every element holds an attention module; without one, the outermost
+    whose elements run one after the other, each on what the one before returned."""
+    lists = {
+        path: module for path, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)
+    }
+    calls = _calls_of(model, [block for module in lists.values() for block in module])
+    for path, module in lists.items():
         prefixes = [f"{path}.{index}" for index in range(len(module))]
-        if all(any(site.startswith(prefix + ".") for site in attention_paths) for prefix in prefixes):
+        holds = all(any(site.startswith(prefix + ".") for site in attention_paths) for prefix in prefixes)
+        if holds and all(calls.get(id(block)) for block in module):
+            _check_calls(model, path, [calls[id(block)] for block in module])
             return tuple(zip(prefixes, module, strict=True))
+    for path, module in lists.items():
+        if _is_chain([calls.get(id(block), []) for block in module]):
+            return tuple((f"{path}.{index}", block) for index, block in enumerate(module))
     raise UnsupportedModelError(
-        f"{type(model).__name__}: no list of blocks found in which every block has softmax attention through "
-        "transformers' AttentionInterface. tried: every ModuleList"
+        f"{type(model).__name__}: no list of blocks found that run one after the other, each on what the one before "
+        "returned. tried: every ModuleList"
+    )
+
+
+def _check_calls(model: nn.Module, path: str, calls: list[list[_Call]]) -> None:
+    if any(len(made) > 1 for made in calls):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} runs the blocks of {path} several times per forward: their outputs are no "
+            "residual points in one order"
+        )
+    if any(made[0].given.dim() == 3 and made[0].given.shape[1] != PROBE_TOKENS for made in calls):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has other positions in {path} than tokens (hidden states of shape "
+            f"{list(calls[0][0].given.shape)} for {PROBE_TOKENS} tokens)"
+        )
+    if any(made[0].given.dim() != 3 for made in calls):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} keeps several residual streams per token ({path}: hidden states of shape "
+            f"{list(calls[0][0].given.shape)}); relevance per token of such streams is not offered yet"
+        )
+
+
+def _calls_of(model: nn.Module, modules: list[nn.Module]) -> dict[int, list[_Call]]:
+    """What each module is given and returns in one forward of the probe."""
+    calls: dict[int, list[_Call]] = {id(module): [] for module in modules}
+    handles = [m.register_forward_hook(_collect(calls[id(m)]), with_kwargs=True) for m in modules]
+    try:
+        with torch.no_grad():
+            model(input_ids=probe_ids(model), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _is_chain(calls: list[list[_Call]]) -> bool:
+    if not all(len(made) == 1 and made[0].given.dim() == 3 for made in calls):
+        return False
+    if any(made[0].given.shape[1] != PROBE_TOKENS for made in calls):
+        return False
+    made = [call[0] for call in calls]
+    return all(
+        above.given.shape == below.returned.shape and torch.equal(above.given, below.returned)
+        for below, above in pairwise(made)
     )
 
 
@@ -176,8 +236,12 @@ def _watch(model: nn.Module, head: nn.Module, blocks: tuple[tuple[str, nn.Module
     """Collects the calls of each block's direct children (``seen[path]``), the head's output (``seen["head"]``), and
     which modules above the blocks are called (``seen["called"]``)."""
     seen: dict[str, Any] = {path: [] for path, _ in blocks}
-    seen["head"], seen["called"] = [], []
+    seen["head"], seen["called"], seen["below"] = [], [], set()
+    running: list[bool] = []
     handles = [head.register_forward_hook(lambda _m, _a, out: seen["head"].append(out))]
+    handles.append(blocks[0][1].register_forward_pre_hook(lambda *_: running.append(True)))
+    for module in model.modules():
+        handles.append(module.register_forward_hook(lambda m, *_: None if running else seen["below"].add(id(m))))
     above = blocks[0][0].split(".")
     for end in range(1, len(above)):
         module = model.get_submodule(".".join(above[:end]))

@@ -43,6 +43,7 @@ class PassRecord:
     neurons: dict[int, Tensor] = field(default_factory=dict)  # block -> [B, T, I]
     biases: dict[str, Tensor] = field(default_factory=dict)  # path -> [B]
     attention: dict[int, Tensor] = field(default_factory=dict)  # block -> [B]
+    around: dict[tuple[int, bool], Tensor] = field(default_factory=dict)  # (block, on its way further) -> [B]
     value: Tensor | None = None  # [B]
     parked: dict[int, Parked] = field(default_factory=dict)  # block -> what its edges need
 
@@ -124,6 +125,12 @@ class ForwardRecord:
         assert self.attention_mask is not None
         return self.attention_mask.shape[0]
 
+    @property
+    def columns(self) -> int:
+        """Tokens per sequence."""
+        assert self.attention_mask is not None
+        return self.attention_mask.shape[1]
+
     def per_row(self, scores: Tensor) -> Tensor:
         """Sum over everything but the batch, [B], also where a block has joined batch and tokens (OPT)."""
         return scores.reshape(self.rows, -1).sum(1)
@@ -181,6 +188,19 @@ class Tape(NotCopyable):
         self.forwards = 0
         self.mixed = False
         self.detour: Detour | None = None
+        self.scope: Any = None
+
+    @contextmanager
+    def own_rule(self) -> Iterator[None]:
+        """What runs inside has a rule of its own: nothing is claimed operation by operation."""
+        scope = self.scope
+        if scope is not None:
+            scope.suspended += 1
+        try:
+            yield
+        finally:
+            if scope is not None:
+                scope.suspended -= 1
 
     def started(self, record: ForwardRecord) -> None:
         """A backward pass has reached ``record``."""
@@ -292,6 +312,37 @@ def store_point(record: ForwardRecord, point: int) -> Store:
     return store
 
 
+def tap_around(record: ForwardRecord, block: int, value: Any) -> Any:
+    """Tap what a block is given besides its hidden states and carries relevance: it flows around residual points.
+
+    A tensor given by itself is used by this block. One in a dictionary that the blocks share (keys and values of an
+    earlier block) is put back tapped, so that a tap sees what all later blocks make of it.
+    """
+    if isinstance(value, Tensor):
+        return tap(value, _store_around(record, block, False)) if value.requires_grad else value
+    if isinstance(value, dict):
+        for key in value:
+            value[key] = _tap_shared(record, block, value[key])
+    return value
+
+
+def _tap_shared(record: ForwardRecord, block: int, value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_tap_shared(record, block, v) for v in value)
+    if isinstance(value, Tensor) and value.requires_grad:
+        return tap(value, _store_around(record, block, True))
+    return value
+
+
+def _store_around(record: ForwardRecord, block: int, shared: bool) -> Store:
+    def store(x: Tensor, grad: Tensor) -> None:
+        if "absorbed" in record.want:
+            current = record.current()
+            current.add(current.around, (block, shared), record.unscaled(record.per_row(relevance_sum(x, grad))))
+
+    return store
+
+
 def store_mid(record: ForwardRecord, block: int) -> Store:
     def store(x: Tensor, grad: Tensor) -> None:
         current = record.current()
@@ -325,7 +376,7 @@ def store_bias(record: ForwardRecord, path: str, module: nn.Module) -> Callable[
         if "absorbed" in record.want:
             with loaded(module):
                 bias: Any = module.bias
-                per_token = relevance_bias(bias.detach(), grad)
+                per_token = relevance_bias(bias.detach(), channels_last(module, grad))
             current = record.current()
             current.add(current.biases, path, record.unscaled(record.per_row(per_token)))
 
@@ -341,6 +392,11 @@ def store_offset(record: ForwardRecord, path: str, offset: float) -> Callable[[T
             current.add(current.biases, path, record.unscaled(record.per_row(grad.float()) * offset))
 
     return store
+
+
+def channels_last(module: nn.Module, grad: Tensor) -> Tensor:
+    """A convolution's output has its channels, and so its bias, in dimension 1."""
+    return grad.movedim(1, -1) if isinstance(module, (nn.Conv1d, nn.Conv2d)) else grad
 
 
 def relevance_bias(bias: Tensor, grad: Tensor) -> Tensor:

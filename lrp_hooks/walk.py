@@ -66,9 +66,14 @@ LINEAR_NODES = {
     "TransposeBackward0",
     "TransposeBackward1",
     "UnbindBackward0",
+    "TrilBackward0",
+    "TriuBackward0",
+    "UnfoldBackward0",
     "UnsafeSplitBackward0",
     "UnsafeViewBackward0",
     "UnsqueezeBackward0",
+    "ViewAsComplexBackward0",
+    "ViewAsRealBackward0",
     "ViewBackward0",
     "WhereBackward0",
 }
@@ -88,6 +93,8 @@ PRODUCT_NODES = {
     "MvBackward0": (0, 1),
     "DotBackward0": (0, 1),
     "ConvolutionBackward0": (0, 1),
+    "GroupedMmBackward0": (0, 1),
+    "LinalgSolveTriangularBackward0": (0, 1),
     "DivBackward0": (1,),
 }
 """Positions of the operands that may not all carry gradient. A quotient's denominator may not at all."""

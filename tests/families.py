@@ -125,14 +125,80 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+MOE = {**SIZES, "num_experts_per_tok": 2, "norm_topk_prob": True}
+MLA = {
+    "q_lora_rank": 12,
+    "kv_lora_rank": 10,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 4,
+    "qk_head_dim": 10,
+    "v_head_dim": 5,
+    "head_dim": 4,
+    "num_key_value_heads": 4,
+}
+
+# Mixtures of experts: routing of every kind, a shared expert with and without a gate, sinks, clamps, biases, MLA.
+EXPERTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mixtral": ("mixtral", {**MOE, "num_local_experts": 4, "sliding_window": None}),
+    "qwen2_moe": (
+        "qwen2_moe",
+        {**MOE, "num_experts": 4, "moe_intermediate_size": 20, "shared_expert_intermediate_size": 24},
+    ),
+    "qwen3_moe": ("qwen3_moe", {**MOE, **HEAD, **BIASED, "num_experts": 4, "moe_intermediate_size": 20}),
+    "qwen3_moe-raw-weights": (
+        "qwen3_moe",
+        {**MOE, **HEAD, "num_experts": 4, "moe_intermediate_size": 20, "norm_topk_prob": False, "mlp_only_layers": [1]},
+    ),
+    "gpt_oss": (
+        "gpt_oss",
+        {**SIZES, **HEAD, **WINDOW, "num_local_experts": 4, "num_experts_per_tok": 2, "swiglu_limit": 1.0},
+    ),
+    "deepseek_v3": (
+        "deepseek_v3",
+        {
+            **SIZES,
+            **BIASED,
+            **MLA,
+            "moe_intermediate_size": 20,
+            "n_routed_experts": 6,
+            "num_experts_per_tok": 3,
+            "n_group": 2,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+            "n_shared_experts": 1,
+            "routed_scaling_factor": 1.5,
+        },
+    ),
+    "granitemoe": (
+        "granitemoe",
+        {
+            **SIZES,
+            **BIASED,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "residual_multiplier": 0.7,
+            "embedding_multiplier": 3.0,
+            "logits_scaling": 2.0,
+        },
+    ),
+}
+
+
 def build(
-    name: str, *, seed: int = 0, dtype: torch.dtype = torch.float64, attn_implementation: str | None = None
+    name: str,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    attn_implementation: str | None = None,
+    experts_implementation: str | None = None,
 ) -> Any:
     """A tiny model of the family in eval mode, re-initialised."""
-    kind, options = FAMILIES[name] if name in FAMILIES else VARIANTS[name]
+    kind, options = next(table[name] for table in (FAMILIES, VARIANTS, EXPERTS) if name in table)
     config = AutoConfig.for_model(kind, **options)
-    # sdpa has no softcap: gemma2 runs eager, as its own default does
-    attention = attn_implementation or ("eager" if kind == "gemma2" else "sdpa")
+    # sdpa has no softcap and no sinks: these run eager, as their own default does
+    attention = attn_implementation or ("eager" if kind in ("gemma2", "gpt_oss") else "sdpa")
+    if name in EXPERTS:
+        config._experts_implementation = experts_implementation or "eager"  # the grouped product has no float64
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval()
     reinitialise(model, seed)
     return model
@@ -149,6 +215,8 @@ def reinitialise(model: Any, seed: int = 0) -> None:
                 parameter.add_(0.3 * noise)
             elif parameter is embedding:  # gemma multiplies its embedding by sqrt(D); let N(0, 1) reach the blocks
                 parameter.copy_(noise / (parameter.shape[1] ** 0.5 if "gemma" in model.config.model_type else 1.0))
+            elif parameter.dim() == 3:  # a bank: [experts, out, in], gpt_oss: [experts, in, out]
+                parameter.copy_(noise / parameter.shape[1 if model.config.model_type == "gpt_oss" else 2] ** 0.5)
             else:
                 fan_in = parameter.shape[0 if id(parameter) in transposed else -1]
                 parameter.copy_(noise / fan_in**0.5)
@@ -165,7 +233,8 @@ def exact_float64() -> Iterator[None]:
 
     The methods themselves are replaced: a torch-function mode is not in force inside a backward pass.
     """
-    plain_to, plain_float, plain_softmax = Tensor.to, Tensor.float, torch.nn.functional.softmax
+    plain_to, plain_float, plain_type = Tensor.to, Tensor.float, Tensor.type
+    plain_softmax = torch.nn.functional.softmax
 
     def to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if x.dtype == torch.float64:
@@ -177,11 +246,14 @@ def exact_float64() -> Iterator[None]:
     def to_float(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return x if x.dtype == torch.float64 else plain_float(x, *args, **kwargs)
 
+    def to_type(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return x if x.dtype == torch.float64 and torch.float32 in args else plain_type(x, *args, **kwargs)
+
     def softmax(x: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
         keep = x.dtype == torch.float64 and dtype is torch.float32
         return plain_softmax(x, dim=dim, dtype=torch.float64 if keep else dtype)
 
-    changes: dict[str, Any] = {"to": to, "float": to_float}
+    changes: dict[str, Any] = {"to": to, "float": to_float, "type": to_type}
     try:
         for name, method in changes.items():
             setattr(Tensor, name, method)

@@ -85,6 +85,24 @@ class Tape:
         self.constant(out, bias)
         return out
 
+    def matrix(self, x: Var, weight: Tensor, bias: Tensor | None) -> Var:
+        """x @ weight [in, out] + bias."""
+
+        def backward(g: Tensor) -> None:
+            x.grad += g @ weight.T
+
+        out = self.out(x.value @ weight + (0 if bias is None else bias), backward)
+        self.constant(out, bias)
+        return out
+
+    def weighted(self, x: Var, weight: Tensor) -> Var:
+        """x times a constant per token [B, T, 1]."""
+
+        def backward(g: Tensor) -> None:
+            x.grad += g * weight
+
+        return self.out(x.value * weight, backward)
+
     def add(self, *terms: Var) -> Var:
         def backward(g: Tensor) -> None:
             for term in terms:
@@ -112,8 +130,30 @@ class Tape:
 
         return self.out(x.value[..., start:stop], backward)
 
-    def rope(self, x: Var, cos: Tensor, sin: Tensor, interleaved: bool) -> Var:
-        """Rotation of the first ``cos.shape[-1]`` dimensions of x [B, H, T, d]: orthogonal, so back is the inverse."""
+    def join(self, a: Var, b: Var) -> Var:
+        size = a.value.shape[-1]
+
+        def backward(g: Tensor) -> None:
+            a.grad += g[..., :size]
+            b.grad += g[..., size:]
+
+        return self.out(torch.cat((a.value, b.value), -1), backward)
+
+    def rope(self, x: Var, cos: Tensor, sin: Tensor, interleaved: bool, turned: bool = False) -> Var:
+        """Rotation of the first ``cos.shape[-1]`` dimensions of x [B, H, T, d]: orthogonal, so back is the inverse.
+
+        ``turned``: interleaved pairs come out as the list of first members, then of second ones (DeepSeek).
+        """
+        if turned:
+            half = cos.shape[-1] // 2
+            c, s = cos[..., :half], sin[..., :half]
+
+            def back_turned(g: Tensor) -> None:
+                a, b = g.chunk(2, -1)
+                x.grad += torch.stack((a * c + b * s, b * c - a * s), -1).flatten(-2)
+
+            a, b = x.value[..., 0::2], x.value[..., 1::2]
+            return self.out(torch.cat((a * c - b * s, b * c + a * s), -1), back_turned)
         dim = cos.shape[-1]
 
         def rotate(v: Tensor, sign: float) -> Tensor:
@@ -164,6 +204,28 @@ class Tape:
 
         return self.out(value, backward)
 
+    def sigmoid(self, x: Var) -> Var:
+        """A gate s(x): its value at 0, a half, is a constant; the rest has the slope (s(x) - 1/2) / x."""
+        value = 1 / (1 + torch.exp(-x.value))
+        half = torch.full_like(value, 0.5)
+        slope = torch.where(x.value == 0, 0.25, (value - half) / torch.where(x.value == 0, 1.0, x.value))
+
+        def backward(g: Tensor) -> None:
+            x.grad += g * (slope if self.rules.slope else value * (1 - value))
+
+        out = self.out(value, backward)
+        self.constant(out, half)
+        return out
+
+    def swish(self, x: Var, alpha: float) -> Var:
+        """x s(alpha x)."""
+        s = 1 / (1 + torch.exp(-alpha * x.value))
+
+        def backward(g: Tensor) -> None:
+            x.grad += g * (s if self.rules.slope else s + alpha * x.value * s * (1 - s))
+
+        return self.out(x.value * s, backward)
+
     def product(self, gate: Var, up: Var) -> Var:
         def backward(g: Tensor) -> None:
             gate.grad += self.rules.gate * g * up.value
@@ -171,8 +233,21 @@ class Tape:
 
         return self.out(gate.value * up.value, backward)
 
-    def attention(self, q: Var, k: Var, v: Var, mask: Tensor, scale: float, softcap: float | None) -> Var:
-        """Dense softmax attention, [B, H, T, d]; k and v have H / groups heads."""
+    def clamp(self, x: Var, low: float, high: float) -> Var:
+        """A clamp passes y / x, which is 1 inside."""
+        value = x.value.clamp(low, high)
+        slope = value / torch.where(x.value == 0, 1.0, x.value)
+        inside = (value == x.value).to(F64)
+
+        def backward(g: Tensor) -> None:
+            x.grad += g * (torch.where(x.value == 0, 1.0, slope) if self.rules.slope else inside)
+
+        return self.out(value, backward)
+
+    def attention(
+        self, q: Var, k: Var, v: Var, mask: Tensor, scale: float, softcap: float | None, sinks: Tensor | None = None
+    ) -> Var:
+        """Dense softmax attention, [B, H, T, d]; k and v have H / groups heads. A sink is a constant score per head."""
         rules, groups = self.rules, q.value.shape[1] // k.value.shape[1]
         keys, values = (x.value.repeat_interleave(groups, 1) for x in (k, v))
         scores = scale * q.value @ keys.transpose(-1, -2)
@@ -182,7 +257,11 @@ class Tape:
             t = torch.tanh(u)
             lam = torch.where(u == 0, 1.0, t / u) if rules.softcap_slope else 1 - t * t
             scores = softcap * t
-        weights = scores.masked_fill(~mask, -math.inf).softmax(-1)
+        scores = scores.masked_fill(~mask, -math.inf)
+        if sinks is None:
+            weights = scores.softmax(-1)
+        else:
+            weights = scores.exp() / (scores.exp().sum(-1, keepdim=True) + sinks[:, None, None].exp())
         weights = torch.where(mask.any(-1, keepdim=True), weights, 0.0)
         shares: list[Tensor] = []
 
@@ -243,6 +322,7 @@ class Family:
     qk_norm: tuple[str, str, str] | None = None  # (where, q name, k name); where: width, head, heads
     interleaved: bool = False
     mlp: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+    feed: str = "mlp"
 
 
 GEMMA = Family(norm="rms1")
@@ -252,6 +332,9 @@ PER_HEAD = ("head", "q_norm", "k_norm")
 
 ARCHITECTURES: dict[str, Family] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "granite", "smollm3", "seed_oss"), Family()),
+    **dict.fromkeys(("mixtral", "qwen2_moe", "gpt_oss", "deepseek_v3"), Family()),
+    "granitemoe": Family(feed="block_sparse_moe"),
+    "qwen3_moe": Family(qk_norm=PER_HEAD),
     **dict.fromkeys(("helium", "ernie4_5"), Family(interleaved=True)),
     "qwen3": Family(qk_norm=PER_HEAD),
     "gemma": GEMMA,
@@ -377,7 +460,7 @@ class Oracle:
         tape.block = len(points) - 1
         raw = tape.linear(self.norm(h, getattr(self.decoder, family.last)), getattr(self.model, family.head))
         factor = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-        raw = tape.scale(raw, factor if config.model_type in ("cohere", "cohere2", "granite") else 1.0)
+        raw = tape.scale(raw, factor if config.model_type in ("cohere", "cohere2", "granite", "granitemoe") else 1.0)
         cap = getattr(config, "final_logit_softcapping", None)
         column = torch.full((batch,), length - 1) if position is None else position
         rows = torch.arange(batch)
@@ -418,10 +501,12 @@ class Oracle:
         attended = tape.scale(self.maybe_norm(attended, block, family.after[0]), residual)
         mid = tape.add(h, attended)
         self.mid.append(mid)
-        fed = self.mlp(block.mlp, self.maybe_norm(mid, block, family.before[1]))
+        fed = self.mlp(getattr(block, family.feed), self.maybe_norm(mid, block, family.before[1]))
         return tape.add(mid, tape.scale(self.maybe_norm(fed, block, family.after[1]), residual))
 
     def mlp(self, module: Any, x: Var) -> Var:
+        if hasattr(module, "experts"):
+            return mixture(self, module, x)
         tape, names = self.tape, self.family.mlp
         kind = getattr(self.config, "hidden_act", None) or getattr(self.config, "hidden_activation", None)
         kind = kind or self.config.activation_function
@@ -438,10 +523,13 @@ class Oracle:
 
     def attention(self, module: Any, index: int, x: Var, mask: Tensor, positions: Tensor) -> Var:
         tape, family = self.tape, self.family
-        q, k, v = self.query_key_value(module, x)
-        if self.uses_rope(module, index):
-            cos, sin = self.cos_sin(module, index, x, positions)
-            q, k = (tape.rope(y, cos, sin, family.interleaved) for y in (q, k))
+        if hasattr(module, "kv_a_proj_with_mqa"):
+            q, k, v = self.latent_query_key_value(module, index, x, positions)
+        else:
+            q, k, v = self.query_key_value(module, x)
+            if self.uses_rope(module, index):
+                cos, sin = self.cos_sin(module, index, x, positions)
+                q, k = (tape.rope(y, cos, sin, family.interleaved) for y in (q, k))
         length = mask.shape[1]
         steps = torch.arange(length)
         distance = steps[:, None] - steps[None, :]
@@ -450,7 +538,8 @@ class Oracle:
         if window is not None:
             allowed = allowed & (distance < window)
         softcap = getattr(self.config, "attn_logit_softcapping", None)
-        out = tape.attention(q, k, v, allowed, module.scaling, softcap)
+        sinks = module.sinks.detach().to(F64) if hasattr(module, "sinks") else None
+        out = tape.attention(q, k, v, allowed, module.scaling, softcap, sinks)
         per_head = tape.view(out, lambda t: t.transpose(1, 2), lambda t: t.transpose(1, 2))
         self.outputs.append(out)
         shape = per_head.value.shape
@@ -482,6 +571,27 @@ class Oracle:
         if present and where != "width":
             q, k = (self.head_norm(y, getattr(module, name)) for y, name in zip((q, k), names, strict=True))
         return q, k, v
+
+    def latent_query_key_value(self, module: Any, index: int, x: Var, positions: Tensor) -> tuple[Var, Var, Var]:
+        """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): keys and values from a latent, and
+        one rotated key for all heads beside them."""
+        tape, config = self.tape, self.config
+        heads, nope, rank = config.num_attention_heads, config.qk_nope_head_dim, config.kv_lora_rank
+        cos, sin = self.cos_sin(module, index, x, positions)
+        q = self.split(
+            tape.linear(self.norm(tape.linear(x, module.q_a_proj), module.q_a_layernorm), module.q_b_proj), heads
+        )
+        size = q.value.shape[-1]
+        q = tape.join(tape.slice(q, 0, nope), tape.rope(tape.slice(q, nope, size), cos, sin, True, turned=True))
+        latent = tape.linear(x, module.kv_a_proj_with_mqa)
+        rotated = tape.slice(latent, rank, latent.value.shape[-1])
+        rotated = tape.view(rotated, lambda t: t[:, None], lambda t: t[:, 0])
+        rotated = tape.rope(rotated, cos, sin, True, turned=True)
+        rotated = tape.view(rotated, lambda t: t.expand(-1, heads, -1, -1), lambda t: t.sum(1, keepdim=True))
+        opened = tape.linear(self.norm(tape.slice(latent, 0, rank), module.kv_a_layernorm), module.kv_b_proj)
+        opened = self.split(opened, heads)
+        k = tape.join(tape.slice(opened, 0, nope), rotated)
+        return q, k, tape.slice(opened, nope, opened.value.shape[-1])
 
     def head_norm(self, x: Var, module: Any) -> Var:
         """QK-norm on [B, H, T, d]: one weight for all heads, or one per head."""
@@ -525,7 +635,87 @@ class Oracle:
         cos, sin = rotary(x.value, positions, self.layer_type(index)) if typed else rotary(x.value, positions)
         if self.config.model_type.startswith("cohere"):  # each frequency twice in a row, elsewhere the list twice
             cos, sin = (torch.cat((y[..., 0::2], y[..., 1::2]), -1) for y in (cos, sin))
+        if self.config.model_type == "gpt_oss":  # one entry per pair
+            cos, sin = (torch.cat((y, y), -1) for y in (cos, sin))
         return cos[:, None].to(F64), sin[:, None].to(F64)
+
+
+# Mixtures of experts --------------------------------------------------------------------------------------------------
+
+
+def routing(kind: str, config: Any, module: Any, x: Tensor) -> Tensor:
+    """[N, E] weight of every expert, 0 where it is not chosen; of tokens x [N, D]. A constant to every LRP composite.
+
+    Softmax over the chosen logits (mixtral, gpt_oss, granitemoe: the same as renormalising the chosen probabilities) or
+    over all of them (qwen, without norm_topk_prob); sigmoid with groups and a correction for the choice (DeepSeek-V3,
+    arXiv 2412.19437, section 2.1.2).
+    """
+    router = module.router if hasattr(module, "router") else module.gate
+    scores = x @ router.weight.detach().to(F64).T
+    if getattr(router, "bias", None) is not None:
+        scores = scores + router.bias.detach().to(F64)
+    chosen_of = scores
+    if kind == "deepseek_v3":
+        scores = 1 / (1 + torch.exp(-scores))
+        corrected = scores + router.e_score_correction_bias.to(F64)
+        groups = corrected.unflatten(1, (config.n_group, -1))
+        best = groups.topk(2, -1).values.sum(-1).topk(config.topk_group, -1).indices
+        inside = torch.zeros(groups.shape[:2], dtype=torch.bool).scatter(1, best, True)
+        chosen_of = groups.masked_fill(~inside[..., None], -math.inf).flatten(1)
+    chosen = torch.zeros_like(scores, dtype=torch.bool).scatter(
+        1, chosen_of.topk(config.num_experts_per_tok, -1).indices, True
+    )
+    if kind == "deepseek_v3":
+        kept = torch.where(chosen, scores, 0.0)
+        return kept / kept.sum(-1, keepdim=True) * config.routed_scaling_factor
+    if kind.startswith("qwen") and not config.norm_topk_prob:
+        return torch.where(chosen, scores.softmax(-1), 0.0)
+    return scores.masked_fill(~chosen, -math.inf).softmax(-1)
+
+
+def mixture(oracle: Oracle, module: Any, x: Var) -> Var:
+    """sum_e w_e expert_e(x) + shared(x), every expert on every token; what is not chosen has weight 0."""
+    tape, config, kind = oracle.tape, oracle.config, oracle.config.model_type
+    weights = routing(kind, config, module, x.value.flatten(0, 1)).unflatten(0, x.value.shape[:2])
+    terms = [
+        tape.weighted(expert(oracle, module.experts, e, x), weights[..., e : e + 1]) for e in range(weights.shape[-1])
+    ]
+    out = tape.add(*terms)
+    if hasattr(module, "shared_experts"):
+        out = tape.add(out, oracle.mlp(module.shared_experts, x))
+        oracle.products.pop()
+    if hasattr(module, "shared_expert"):
+        shared = oracle.mlp(module.shared_expert, x)
+        oracle.products.pop()
+        gate = tape.sigmoid(tape.linear(x, module.shared_expert_gate))
+        width = shared.value.shape[-1]
+        gate = tape.view(gate, lambda t: t.expand(*t.shape[:-1], width), lambda t: t.sum(-1, keepdim=True))
+        out = tape.add(out, tape.product(gate, shared))
+    return out
+
+
+def expert(oracle: Oracle, bank: Any, index: int, x: Var) -> Var:
+    """One expert: down(act(gate) * up); gpt_oss: down((up + 1) * gate sigmoid(alpha gate)), clamped, with biases."""
+    tape, config = oracle.tape, oracle.config
+    first, second = bank.gate_up_proj[index].detach().to(F64), bank.down_proj[index].detach().to(F64)
+    if config.model_type != "gpt_oss":
+        both = tape.matrix(x, first.T, None)
+        half = both.value.shape[-1] // 2
+        gate = tape.activation(tape.slice(both, 0, half), config.hidden_act)
+        return tape.matrix(tape.product(gate, tape.slice(both, half, 2 * half)), second.T, None)
+    biases = (bank.gate_up_proj_bias[index].detach().to(F64), bank.down_proj_bias[index].detach().to(F64))
+    both, limit = tape.matrix(x, first, biases[0]), config.swiglu_limit
+    gate, up = (tape.view(both, lambda t, i=i: t[..., i::2], lambda t, i=i: spread(t, i)) for i in (0, 1))
+    gate, up = tape.clamp(gate, -math.inf, limit), tape.clamp(up, -limit, limit)
+    glu = tape.swish(gate, bank.alpha)
+    return tape.matrix(tape.add(tape.product(glu, up), glu), second, biases[1])
+
+
+def spread(x: Tensor, offset: int) -> Tensor:
+    """The transpose of taking every second entry from ``offset``."""
+    out = x.new_zeros(*x.shape[:-1], 2 * x.shape[-1])
+    out[..., offset::2] = x
+    return out
 
 
 def oracle(

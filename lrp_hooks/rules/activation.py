@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lrp_hooks.ops import Activation, slope_activation
 from lrp_hooks.patching import Handle, replace_forward
+from lrp_hooks.rules.carrying import carries, dual, moving, still
 from lrp_hooks.sites import Site
 from lrp_hooks.tape import store_neurons
 
@@ -18,6 +19,8 @@ def slope(site: Site) -> Handle:
     spec: Activation = site.spec
 
     def forward(original: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if site.tape.detour is not None and carries(x):  # forward mode: the tangent follows the slope
+            return dual(original(still(x), *args, **kwargs), moving(x, spec.slope(still(x))))
         if not (torch.is_grad_enabled() and x.requires_grad):
             out: Tensor = original(x, *args, **kwargs)
             return out

@@ -39,21 +39,26 @@ def share_attention(query: float, key: float, value: float, *, softcap_slope: bo
     factors = Factors(query, key, value)
 
     def register(site: Site) -> Handle:
-        def attention(base: Any, module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, **kwargs: Any) -> Any:
+        def attention(base: Any, module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any = None, **kwargs: Any) -> Any:
+            mask = kwargs.pop("attention_mask", mask)  # some families pass it by name
             if "dropout" in kwargs:
                 kwargs["dropout"] = 0.0
             if site.tape.detour is not None:
                 return site.tape.detour.attend(AttentionRun(base, module, q, k, v, mask, kwargs, site.block))
             if not (torch.is_grad_enabled() and v.requires_grad):
                 return base(module, q, k, v, mask, **kwargs)
+            # masks and biases made from hidden states (Doge, Inkling) say how tokens mix: constants, like other masks
+            mask = mask.detach() if isinstance(mask, Tensor) else mask
+            kwargs = {name: x.detach() if isinstance(x, Tensor) else x for name, x in kwargs.items()}
             record = site.tape.record
             setting = Setting(module, mask, kwargs, factors, softcap_slope)
             q, k, v = AttentionInputs.call(q, k, v, setting, record, site.block)
-            if softcap_slope and kwargs.get("softcap") is not None:
-                with _TanhSlope():
+            with site.tape.own_rule():
+                if softcap_slope and kwargs.get("softcap") is not None:
+                    with _TanhSlope():
+                        out, weights = base(module, q, k, v, mask, **kwargs)
+                else:
                     out, weights = base(module, q, k, v, mask, **kwargs)
-            else:
-                out, weights = base(module, q, k, v, mask, **kwargs)
             return AttentionOutput.call(out, record, site.block), weights
 
         return redirect_attention(site.module, attention)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from lrp_hooks import Composite, LogitDiff, Role, instrument
+from lrp_hooks.composites import ATTNLRP
 from lrp_hooks.errors import (
     AlreadyInstrumentedError,
     CacheError,
@@ -397,26 +398,53 @@ LEAKS = {
 
 @pytest.mark.parametrize("operation", LEAKS)
 def test_a_planted_inline_leak_is_named(operation: str) -> None:
+    """Without the rules for inline operations. (With them: the next test.)"""
     model = llama()
     model.model.layers[1].mlp = Planted(model.model.layers[1].mlp, LEAKS[operation])
     before = snapshot(model)
+    strict = ATTNLRP.extended("strict", (Role.INLINE, None))
     with pytest.raises(UnclaimedModuleError) as caught:
-        instrument(model)
+        instrument(model, strict)
     assert caught.value.path == "model.layers.1.mlp"
     assert caught.value.class_name == "Planted"
     assert operation in str(caught.value)
     assert 'unknown="gradient"' in str(caught.value)
     assert snapshot(model) == before
-    with instrument(model, unknown="gradient") as lrp:
+    with instrument(model, strict, unknown="gradient") as lrp:
         assert any(operation in u.operation for u in lrp.accepted)
         report = lrp.report()
         assert report.verdict == "approximate"
         assert any("model.layers.1.mlp" in entry for entry in report.accepted)
 
 
+CLAIMED = ("Tanh", "Mul", "Pow", "Softmax")
+"""Operations with a rule; the others are constants where they belong (decays, normalisers), not in a residual sum."""
+
+
+@pytest.mark.parametrize("operation", LEAKS)
+def test_an_inline_operation_has_its_rule_or_the_ledger_refuses_the_model(operation: str) -> None:
+    model, ids = llama(), inputs("llama")
+    model.model.layers[1].mlp = Planted(model.model.layers[1].mlp, LEAKS[operation])
+    before = snapshot(model)
+    if operation in CLAIMED:
+        with instrument(model) as lrp:
+            assert ("inline", "model.layers.1.mlp") in {(site.role.value, site.path) for site in lrp.sites}
+            assert lrp.trace(input_ids=ids).attribute(CONTRAST).ledger().max() < 1e-4
+    else:
+        with pytest.raises(UnsupportedModelError, match="relevance does not add up"):
+            instrument(model)
+    assert snapshot(model) == before
+
+
+def test_an_operation_without_any_rule_is_refused_by_name() -> None:
+    model = llama()
+    model.model.layers[1].mlp = Planted(model.model.layers[1].mlp, torch.atan)
+    with pytest.raises(UnclaimedModuleError, match=r"model\.layers\.1\.mlp \(Planted\) computes Atan"):
+        instrument(model)
+
+
 def test_a_module_of_another_width_hook_is_claimed_by_a_user_rule_in_ten_lines() -> None:
     """The documented example of CONTRIBUTING.md: a user's own module, rule and composite."""
-    from lrp_hooks.composites import ATTNLRP
     from lrp_hooks.ops import ACTIVATIONS, slope_activation
     from lrp_hooks.patching import replace_forward
 
