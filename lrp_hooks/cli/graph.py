@@ -32,6 +32,14 @@ from lrp_hooks.render.words import statement
 from lrp_hooks.segments import Segment, chunks, sentences
 from lrp_hooks.tokens import token_texts
 
+PAGE = ".html"
+SMOOTH_NODES, SMOOTH_EDGES = 5_000, 20_000
+"""What a page draws smoothly (benchmarks/graph_page.py); larger graphs are shown by sentences first."""
+
+
+def too_large(graph: AttributionGraph) -> bool:
+    return len(graph.nodes) > SMOOTH_NODES or len(graph) > SMOOTH_EDGES
+
 
 @dataclass(frozen=True)
 class GraphShown:
@@ -41,6 +49,10 @@ class GraphShown:
     metrics: bool = False
     outputs: tuple[Path, ...] = ()
     palette: str = "red-blue"
+
+    @property
+    def pages(self) -> bool:
+        return any(path.suffix.lower() == PAGE for path in self.outputs)
 
     def check(self) -> None:
         """Raise for unknown formats and palettes."""
@@ -89,41 +101,45 @@ def run(request: GraphRequest, *, model: str, **loading: Any) -> AttributionGrap
     console, notes = consoles()
     if model.endswith(SUFFIX) and Path(model).is_file():
         request.source.refuse("a saved graph has its own prompt")
-        graph = AttributionGraph.load(model)
+        graph, coarse = AttributionGraph.load(model), None
     else:
         with working(notes, f"loading {model}") as moving:
             loaded = load_model(model, progress=not moving, **loading)
-        graph = make(request, loaded, notes)
-    show(graph, request.shown, console, notes)
+        graph, coarse = make(request, loaded, notes)
+    show(graph, request.shown, console, notes, coarse)
     return graph
 
 
-def make(request: GraphRequest, loaded: LoadedModel, notes: Console) -> AttributionGraph:
-    """Trace and build, with a bar per transition."""
+def make(
+    request: GraphRequest, loaded: LoadedModel, notes: Console
+) -> tuple[AttributionGraph, AttributionGraph | None]:
+    """Trace and build, with a bar per transition; and for a page of more than it draws smoothly, a coarse graph."""
     tokenizer = loaded.tokenizer
     batch: dict[str, Any] = request.source.encode(tokenizer)
     target = make_target("logit-diff", request.target, request.contrasts, request.position, tokenizer)
     options: Any = {"unknown": request.unknown, "checkpoint": CHECKPOINT[request.checkpoint]}
-    unit: Any = request.node_unit
-    segments = None
-    if request.segments is not None:
-        segments = cut_segments(
-            request.segments, [t.text for t in token_texts(tokenizer, batch["input_ids"][0].tolist())]
-        )
+    texts = [t.text for t in token_texts(tokenizer, batch["input_ids"][0].tolist())]
+    asked: dict[str, Any] = {
+        "node_threshold": request.node_threshold,
+        "node_unit": request.node_unit,
+        "top_p": request.top_p,
+        "edge_threshold": request.edge_threshold,
+        "points": parse_points(request.points),
+        "mid": request.mid,
+        "tokenizer": tokenizer,
+    }
+    segments = None if request.segments is None else cut_segments(request.segments, texts)
+    coarse = None
     with instrument(loaded.model, request.composite, **options) as lrp, per_transition(notes) as progress:
-        graph = lrp.trace(**batch).graph(
-            target,
-            node_threshold=request.node_threshold,
-            node_unit=unit,
-            top_p=request.top_p,
-            edge_threshold=request.edge_threshold,
-            points=parse_points(request.points),
-            mid=request.mid,
-            segments=segments,
-            detail=request.detail,
-            tokenizer=tokenizer,
-            progress=progress,
-        )
+        trace = lrp.trace(**batch)
+        graph = trace.graph(target, segments=segments, detail=request.detail, progress=progress, **asked)
+        if segments is None and request.shown.pages and too_large(graph):
+            coarse = named(trace.graph(target, segments=sentences(texts), progress=progress, **asked), loaded)
+    return named(graph, loaded), coarse
+
+
+def named(graph: AttributionGraph, loaded: LoadedModel) -> AttributionGraph:
+    """The graph under the name that the model was loaded by."""
     return replace(graph, about={**graph.about, "model": loaded.name})
 
 
@@ -158,8 +174,17 @@ def per_transition(notes: Console) -> Iterator[Callable[[int, int], None] | None
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def show(graph: AttributionGraph, shown: GraphShown, console: Console, notes: Console) -> None:
-    """Sizes, what pruning dropped, the strongest paths, and the files."""
+def show(
+    graph: AttributionGraph,
+    shown: GraphShown,
+    console: Console,
+    notes: Console,
+    coarse: AttributionGraph | None = None,
+) -> None:
+    """Sizes, what pruning dropped, the strongest paths, and the files.
+
+    With a ``coarse`` graph the pages show that one, and the tokens are in a page beside it.
+    """
     about = graph.about
     console.print(statement(str(about["target"]), float(about["value"])), markup=False, highlight=False, style="bold")
     dropped = max(info.dropped_relevance for info in graph.transitions)
@@ -176,15 +201,14 @@ def show(graph: AttributionGraph, shown: GraphShown, console: Console, notes: Co
     console.print(table)
     if shown.metrics:
         console.print(metrics_table(graph))
-    if graph.segments is None and (len(graph.nodes) > SMOOTH_NODES or len(graph) > SMOOTH_EDGES):
-        notes.print(
-            "a graph of this size is drawn with its strongest edges first; "
-            "--segments sentences makes one node of each sentence",
-            highlight=False,
-        )
     for out in shown.outputs:
-        for written in write_graph(graph, out, palette=shown.palette):
-            notes.print(f"wrote {written}", markup=False, highlight=False)
+        files = {out: graph}
+        if coarse is not None and out.suffix.lower() == PAGE:
+            files = {out: coarse, out.with_suffix(f".tokens{PAGE}"): graph}
+        for file, drawn in files.items():
+            for written in write_graph(drawn, file, palette=shown.palette):
+                size = "" if drawn.segments is None else f" ({len(drawn.segments)} segments per point)"
+                notes.print(f"wrote {written}{size}", markup=False, highlight=False)
 
 
 def in_words(path: GraphPath, graph: AttributionGraph) -> str:
@@ -195,9 +219,6 @@ def in_words(path: GraphPath, graph: AttributionGraph) -> str:
 def _stay(text: str, token: int, first: float, last: float) -> str:
     return f"{text!r}@{token} [{first}]" if first == last else f"{text!r}@{token} [{first}-{last}]"
 
-
-SMOOTH_NODES, SMOOTH_EDGES = 5_000, 20_000
-"""What a page draws smoothly (benchmarks/graph_page.py)."""
 
 METRICS = {
     "point": "point",

@@ -215,6 +215,24 @@ def test_a_graph_of_chosen_points_and_segments(run: Any, folder: Path, tmp_path:
             assert check(AttributionGraph.load(file))
 
 
+def test_a_page_of_a_large_graph_shows_sentences_first(
+    run: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lrp_hooks import AttributionGraph
+    from lrp_hooks.cli import graph as command
+
+    out = [str(tmp_path / name) for name in ("g.html", "g.safetensors")]
+    words = ["graph", str(folder), "-p", "one. two.", "-t", "a", "-c", "b", "-o", out[0], "-o", out[1]]
+    assert run(*words)[0] == 0
+    assert not (tmp_path / "g.tokens.html").exists()
+    monkeypatch.setattr(command, "SMOOTH_EDGES", 0)
+    status, _, err = run(*words)
+    assert status == 0, err
+    assert "g.html (2 segments per point)" in " ".join(err.split())
+    assert (tmp_path / "g.tokens.html").exists()
+    assert AttributionGraph.load(out[1]).segments is None
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
