@@ -120,7 +120,10 @@ def test_the_commands(tmp_path: Path) -> None:
     shown = run("demo", "--folder", str(tmp_path))
     assert shown.returncode == 0, shown.stderr
     assert "+6.120 logits" in shown.stdout
-    assert {p.name for p in tmp_path.iterdir()} == {f"mary{s}" for s in (".html", ".svg", ".png", ".pdf", ".json")}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "comma.html",
+        *(f"mary{s}" for s in (".html", ".svg", ".png", ".pdf", ".json")),
+    }
     messages = json.dumps([{"role": "user", "content": "Name a colour."}])
     chat = run("attribute", "demo", "--messages", "-", "-c", "rank:3", "--top", "3", stdin=messages)
     assert chat.returncode == 0, chat.stderr

@@ -398,6 +398,8 @@ def test_segments_as_columns_with_long_names_and_mid_points(open_page: Open) -> 
 def test_the_page_fits_its_window(open_page: Open, width: int) -> None:
     page = open_page(random_graph(columns=60, edges=200))
     page.set_viewport_size({"width": width, "height": 800})
+    # a function, not an expression: the page's policy forbids evaluating strings
+    page.wait_for_function("() => plot.full[0] === document.getElementById('frame').clientWidth")
     page.wait_for_function(IDLE)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     box = page.locator("#canvas").bounding_box()

@@ -133,7 +133,6 @@ function resize() {
   const box = control("frame"), ratio = pixelRatio();
   plot.full = [box.clientWidth, box.clientHeight];
   Object.assign(canvas, { width: plot.full[0] * ratio, height: plot.full[1] * ratio });
-  Object.assign(canvas.style, { width: `${plot.full[0]}px`, height: `${plot.full[1]}px` });
   fit();
   request("style");
 }
