@@ -63,7 +63,7 @@ def _words(values: dict[str, float]) -> str:
 
 def main() -> int:
     names = [suite.name for suite in SUITES]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"which: {', '.join(names)}; default all")
     parser.add_argument(
         "--smoke", action="store_true", help="short profiles without gates; fails beyond a ratio's noise"

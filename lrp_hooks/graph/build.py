@@ -15,7 +15,7 @@ from lrp_hooks.graph.edges import Transition
 from lrp_hooks.graph.group import Grouping
 from lrp_hooks.graph.model import DETAIL, AttributionGraph, EdgeDetail, TransitionInfo
 from lrp_hooks.graph.plan import Plan, Step
-from lrp_hooks.graph.prune import Columns, KeptEdges, RowBlocks, keep_above, keep_columns, keep_top_p
+from lrp_hooks.graph.prune import KeptEdges, RowBlocks, keep_above, keep_columns, keep_top_p
 
 Unit = Literal["logits", "value", "layer"]
 
@@ -83,7 +83,7 @@ class GraphBuilder:
         """Prune one block's closed form; nothing of the block is kept besides."""
         for step in self.plan.steps:
             if step.kind == "exact" and step.block == block:
-                self._stream(step, made.row_blocks)
+                self.stream(step, made.row_blocks)
                 if self.detail:
                     self.details[step] = edge_detail(made, self.kept[step])
 
@@ -93,20 +93,19 @@ class GraphBuilder:
             if step.kind == "local" and step.block == block:
                 below, above = self._nodes(step.below), self._nodes(step.above)
                 rows = self.pruning.rows(above, self.value())
-                self._store(step, self._listed((rows, rows, below[rows])), above, rows)
+                listed = (rows, rows, below[rows])
+                kept = keep_columns(listed, self.pruning.top_p, self.pruning.edge_threshold)
+                self._store(step, kept, above, rows)
                 if self.detail:
                     self.details[step] = no_attention(len(self.kept[step].weight))
-
-    def packed(self, step: Step, row_blocks: Callable[[Tensor], RowBlocks]) -> None:
-        """Prune edges made by packed products."""
-        self._stream(step, row_blocks)
 
     def _nodes(self, point: float) -> Tensor:
         """Relevance of the graph's columns at a point."""
         scores = self.scores(point)
         return scores if self.grouping is None else self.grouping.sums(scores)
 
-    def _stream(self, step: Step, row_blocks: Callable[[Tensor], RowBlocks]) -> None:
+    def stream(self, step: Step, row_blocks: Callable[[Tensor], RowBlocks]) -> None:
+        """Prune edges that are made row by row, by closed form or packed products."""
         above = self._nodes(step.above)
         rows = self.pruning.rows(above, self.value())
         if self.grouping is None:
@@ -121,9 +120,6 @@ class GraphBuilder:
         if self.pruning.edge_threshold is not None:
             return keep_above(blocks, self.pruning.edge_threshold)
         return keep_top_p(blocks, self.pruning.top_p)
-
-    def _listed(self, edges: Columns) -> KeptEdges:
-        return keep_columns(edges, self.pruning.top_p, self.pruning.edge_threshold)
 
     def _store(self, step: Step, found: KeptEdges, above: Tensor, rows: Tensor) -> None:
         total = above.abs().sum()

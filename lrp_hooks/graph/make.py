@@ -12,7 +12,7 @@ from lrp_hooks.checkpointing import Checkpointing
 from lrp_hooks.errors import GraphError, NoClosedFormError
 from lrp_hooks.graph.build import GraphBuilder
 from lrp_hooks.graph.collect import TransitionSource
-from lrp_hooks.graph.packed import StateCollector, copies_that_fit
+from lrp_hooks.graph.packed import StateCollector
 from lrp_hooks.graph.plan import Method, Step
 from lrp_hooks.structure import Skeleton
 from lrp_hooks.tape import ForwardRecord, Tape
@@ -66,8 +66,7 @@ class GraphMaker:
 
     def _packed(self, step: Step) -> None:
         span = self.states.span(self.skeleton, self.tape, step.block, step.end)
-        chunk = copies_that_fit(self.memory, span.hidden.shape[1], step.end - step.block, span.hidden.device)
-        self.builder.packed(step, lambda wanted: span.row_blocks(wanted, chunk))
+        self.builder.stream(step, lambda wanted: span.row_blocks(wanted, self.memory))
 
 
 def scores_of(record: ForwardRecord, row: int, point: float) -> Tensor:

@@ -51,8 +51,9 @@ class PackedSpan:
         (grads,) = torch.autograd.grad(out, copies, seed)
         return relevance_sum(copies.detach(), grads) / self.unscale
 
-    def row_blocks(self, wanted: Tensor, chunk: int) -> RowBlocks:
-        """The wanted rows in chunks of copies."""
+    def row_blocks(self, wanted: Tensor, memory: Checkpointing) -> RowBlocks:
+        """The wanted rows in chunks of as many copies as fit."""
+        chunk = copies_that_fit(memory, self.hidden.shape[1], len(self.blocks), self.hidden.device)
         return RowBlocks(torch.split(wanted.to(self.hidden.device), chunk) if len(wanted) else (), self.edges)
 
 

@@ -30,8 +30,7 @@ class NodeParts:
         dimensions: [D], of the hidden dimensions; they add up to ``relevance``.
         heads: [H], of each head's output at the token in the block below the point; None at point 0.
         neurons: [I], of each MLP neuron there (input of the down projection); None at point 0, where the block has no
-            known MLP, or where the composite has
-            no rule for it ("gradient").
+            known MLP, or where the composite has no rule for it ("gradient").
     """
 
     point: int

@@ -18,7 +18,7 @@ from lrp_hooks.graph.edges import Transition
 from lrp_hooks.graph.group import Grouping
 from lrp_hooks.graph.make import GraphMaker, scores_of
 from lrp_hooks.graph.model import AttributionGraph
-from lrp_hooks.graph.packed import StateCollector, copies_that_fit
+from lrp_hooks.graph.packed import StateCollector
 from lrp_hooks.graph.plan import Method, check_points, make_plan
 from lrp_hooks.segments import Segment
 from lrp_hooks.targets import AnyTarget
@@ -185,11 +185,10 @@ class Graphs(Attributions):
             raise GraphError("packed products know no heads or paths. do: by='sum', or method='exact'")
         lrp, states = self._lrp, StateCollector(self._record, row)
         self._listen(target, states.on_point, frozenset())
-        memory, length = lrp.checkpointing, self.attention_mask.shape[1]
+        every = torch.arange(self.attention_mask.shape[1])
         matrices = {}
         for s, t in pairs:
             span = states.span(lrp.skeleton, lrp.tape, s, t)
-            chunk = copies_that_fit(memory, length, t - s, span.hidden.device)
-            rows = span.row_blocks(torch.arange(length), chunk)
+            rows = span.row_blocks(every, lrp.checkpointing)
             matrices[s, t] = torch.cat([rows.edges(block) for block in rows.blocks])
         return matrices

@@ -9,22 +9,10 @@ import torch
 from dense import Dense, allowed, close, intervals, normal
 from lrp_kernels.attention import AttentionRule, Interval, attention
 from lrp_kernels.launch import UnsupportedInput
-from torch import Tensor
 
 B, H, G, T, D, E = 2, 4, 2, 35, 20, 24
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 MASKS = intervals(T)
-
-
-@pytest.fixture(autouse=True)
-def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = torch.Tensor.new_empty
-
-    def poisoned(self: Tensor, *args: object, **kwargs: object) -> Tensor:
-        made = original(self, *args, **kwargs)
-        return made.fill_(torch.nan if made.is_floating_point() else -77)
-
-    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
 
 
 def problem(mask: str, batch: int = B, **changes: object) -> list[Dense]:

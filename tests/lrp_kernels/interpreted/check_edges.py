@@ -20,18 +20,6 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 MASKS = intervals(T)
 
 
-@pytest.fixture(autouse=True)
-def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh memory is NaN, or a number that nobody expects."""
-    original = torch.Tensor.new_empty
-
-    def poisoned(self: Tensor, *args: object, **kwargs: object) -> Tensor:
-        made = original(self, *args, **kwargs)
-        return made.fill_(torch.nan if made.is_floating_point() else -77)
-
-    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
-
-
 def make(dtype: torch.dtype, mask: str = "causal", **changes: object) -> tuple[AttentionCall, Dense, Dense]:
     """The call, and the same in float64 and as the independent low-precision reference."""
     first, end = MASKS[mask]

