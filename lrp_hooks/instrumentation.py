@@ -2,62 +2,39 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
-from collections.abc import Callable
-from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from lrp_hooks.attribute import build_relevance
 from lrp_hooks.batch import prepare_inputs
-from lrp_hooks.checkpointing import Checkpointing, Mode, SavedBytes, checkpoint_block
-from lrp_hooks.claiming import biases, check_ledger, claim_inline
+from lrp_hooks.checkpointing import Checkpointing, Mode
+from lrp_hooks.claiming import claim_inline
 from lrp_hooks.composites import Composite, resolve
 from lrp_hooks.detect import Detection, detect
 from lrp_hooks.errors import (
     AlreadyInstrumentedError,
-    CacheError,
     GradientError,
     InputError,
     InstrumentError,
     NonFiniteError,
     RemovedError,
-    UnclaimedModuleError,
     UnsupportedModelError,
     first_line,
 )
 from lrp_hooks.graph.collect import BlockKnowledge
-from lrp_hooks.ops import RuleFunction
 from lrp_hooks.patching import Handle, NotCopyable, is_patched
+from lrp_hooks.recording import Recorder
 from lrp_hooks.relevance import Relevance
 from lrp_hooks.report import Report, make_report
 from lrp_hooks.sites import Role, Site
-from lrp_hooks.structure import Skeleton, embedding_device, find_skeleton, first_tensor, probe_ids
-from lrp_hooks.tape import (
-    BlockInputs,
-    ForwardRecord,
-    Tape,
-    store_bias,
-    store_mid,
-    store_offset,
-    store_point,
-    store_tokens,
-    store_value,
-    tap,
-    tap_around,
-    tap_constant,
-    tap_in_place,
-)
-from lrp_hooks.trace import HALF_SEED_SCALES, Trace
-from lrp_hooks.walk import ModuleClock, Unclaimed, unclaimed
-
-logger = logging.getLogger(__name__)
-
-Unknown = Literal["error", "gradient"]
+from lrp_hooks.structure import Skeleton, embedding_device, find_skeleton
+from lrp_hooks.tape import Tape
+from lrp_hooks.trace import Trace
+from lrp_hooks.verification import Unknown, verify
+from lrp_hooks.walk import Unclaimed
 
 
 def instrument(
@@ -135,7 +112,7 @@ class Instrumentation(NotCopyable):
             try:
                 if composite.is_lrp:
                     self.sites = (*self.sites, *claim_inline(self, self._handles.append))
-                self._verify(untouched, unknown)
+                self.value_error, self.accepted = verify(self, untouched, unknown)
             except RuntimeError as error:  # autograd forbids something that this family does, e.g. in-place on a tap
                 raise UnsupportedModelError(
                     f"{type(model).__name__} does not run with gradients as instrumented: {first_line(error)}"
@@ -143,8 +120,6 @@ class Instrumentation(NotCopyable):
         except BaseException:
             self.remove()
             raise
-
-    # Life cycle --------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         self._check_active()
@@ -183,8 +158,6 @@ class Instrumentation(NotCopyable):
         for module, _ in self._flags:
             module.training = False
 
-    # Registration ------------------------------------------------------------------------------------------------
-
     def _make_sites(self) -> tuple[Site, ...]:
         named = dict(self.model.named_modules())
         sites = [
@@ -196,221 +169,14 @@ class Instrumentation(NotCopyable):
         return tuple(sites)
 
     def _register(self) -> None:
-        # Our hook on the model comes first in line and its record is open while every other hook runs.
         keep = self._handles.append
-        keep(_handle(self.model.register_forward_pre_hook(self._begin, with_kwargs=True)))
+        recorder = Recorder(self.model, self.skeleton, self.tape, self.checkpointing)
+        recorder.open(keep)
         for site in self.sites:
             rule = self.composite.rule_for(site)
             if rule is not None:
                 keep(rule(site))
-        keep(_handle(self.skeleton.embedding.register_forward_hook(self._on_embedding)))
-        keep(_handle(self.skeleton.head.register_forward_hook(self._on_logits)))
-        self._register_points()
-        self._register_biases()
-        keep(_handle(self.model.register_forward_hook(self._end, always_call=True)))
-
-    def _register_points(self) -> None:
-        keep, blocks = self._handles.append, self.skeleton.blocks
-        for index, (_, block) in enumerate(blocks):
-            keep(_handle(block.register_forward_pre_hook(partial(self._on_block_input, index), with_kwargs=True)))
-            keep(checkpoint_block(block, self.checkpointing, self.tape))
-            keep(_handle(block.register_forward_hook(partial(self._on_block, index))))
-            child = self.skeleton.mid[index]
-            if child is not None:
-                keep(_handle(child.register_forward_pre_hook(partial(self._on_mid, index))))
-
-    def _register_biases(self) -> None:
-        sites = {site.path: site for site in self.sites}
-        # a bias that a module shares with one inside it (BERT's head and its decoder) is the inner one's
-        owners = {id(bias): path for path, bias in biases(self.model)}
-        for path, module in self.model.named_modules():
-            site = sites.get(path)
-            store: Callable[[ForwardRecord], Callable[[Tensor], None]]
-            if site is not None and site.role is Role.ACTIVATION and site.spec.at_zero:
-                store = partial(store_offset, path=path, offset=float(site.spec.at_zero))
-            elif owners.get(id(getattr(module, "bias", None))) == path:
-                store = partial(store_bias, path=path, module=module)
-            else:
-                continue
-            self._handles.append(_handle(module.register_forward_hook(partial(self._on_constant, store))))
-
-    # Hooks -------------------------------------------------------------------------------------------------------
-
-    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not torch.is_grad_enabled():
-            return None
-        if any(m.training for m, _ in self._flags):
-            raise InstrumentError("the model was put in training mode while instrumented. do: model.eval()")
-        kwargs = self._named(args, kwargs)
-        cache = kwargs.get("past_key_values")
-        if cache is not None and (not hasattr(cache, "get_seq_length") or cache.get_seq_length() > 0):
-            raise CacheError(
-                "a filled key/value cache hides the tokens it holds from the gradient. "
-                "do: pass the whole sequence without past_key_values (generate() under no_grad is unaffected)"
-            )
-        kwargs = (
-            {**kwargs, "use_cache": False, "past_key_values": None}
-            if cache is not None
-            else {**kwargs, "use_cache": False}
-        )
-        if self.tape.record is None:  # a trace brings its own record
-            self.tape.record = ForwardRecord(tape=self.tape)
-        record = self.tape.record
-        ids = kwargs.get("input_ids")
-        embeds = kwargs.get("inputs_embeds")
-        self._describe(record, ids if isinstance(ids, Tensor) else None, embeds, kwargs.get("attention_mask"))
-        if isinstance(embeds, Tensor):
-            kwargs["inputs_embeds"] = self._tapped_embedding(embeds)
-        return (), kwargs
-
-    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Positional arguments of the model's forward by their names."""
-        names = [name for name in inspect.signature(type(self.model).forward).parameters if name != "self"]
-        return {**dict(zip(names, args, strict=False)), **kwargs}
-
-    def _describe(self, record: ForwardRecord, ids: Tensor | None, embeds: Tensor | None, mask: Any) -> None:
-        given = ids if ids is not None else embeds
-        if given is None or record.attention_mask is not None:
-            return
-        batch, length = given.shape[:2]
-        padded = isinstance(mask, Tensor) and mask.dim() == 2
-        record.attention_mask = (
-            mask.bool() if padded else torch.ones(batch, length, dtype=torch.bool, device=given.device)
-        )
-        record.input_ids = ids
-        dtype = next(self.model.parameters()).dtype
-        record.seed_scale = HALF_SEED_SCALES[0] if dtype == torch.float16 else 1.0
-        self.checkpointing.decide(batch, length, given.device)
-
-    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
-        record = self.tape.record
-        if record is not None:
-            record.raw_logits = None
-            self.tape.record = None
-            self.tape.forwards += 1
-
-    def _on_embedding(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        return self._tapped_embedding(output) if torch.is_grad_enabled() else None
-
-    def _tapped_embedding(self, embeds: Tensor) -> Tensor:
-        leaf = embeds if embeds.requires_grad else embeds.detach().requires_grad_()
-        record = self.tape.record
-        # a copy: some families add positions in place, which a view made by a custom function forbids
-        return leaf if record is None else tap(leaf, store_tokens(record)).clone()
-
-    def _on_block_input(self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        record = self.tape.record
-        if record is None or not torch.is_grad_enabled():
-            return None
-        rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-        around = partial(tap_around, record, index)
-        args, kwargs = (
-            (*args[:1], *map(around, args[1:])),
-            {name: around(rest.get(name, v)) if name in rest else v for name, v in kwargs.items()},
-        )
-        record.block_inputs[index] = BlockInputs(args[1:], {name: kwargs[name] for name in rest}, by_name=not args)
-        hidden = args[0] if args else kwargs["hidden_states"]
-        if index == 0:
-            hidden = tap(hidden, store_point(record, 0))
-        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
-
-    def _on_block(self, index: int, module: nn.Module, args: Any, output: Any) -> Any:
-        record = self.tape.record
-        hidden = first_tensor(output)
-        if record is None or hidden is None or not torch.is_grad_enabled():
-            return None
-        tapped = tap(hidden, store_point(record, index + 1))
-        return tapped if isinstance(output, Tensor) else (tapped, *output[1:])
-
-    def _on_mid(self, index: int, module: nn.Module, args: tuple[Any, ...]) -> None:
-        record = self.tape.record
-        if record is None or not args or not torch.is_grad_enabled():
-            return
-        hidden = args[0]
-        if hidden.requires_grad and not hidden.is_leaf and not hidden._is_view():
-            tap_in_place(hidden, store_mid(record, index))
-
-    def _on_constant(
-        self,
-        store: Callable[[ForwardRecord], Callable[[Tensor], None]],
-        module: nn.Module,
-        args: Any,
-        output: Any,
-    ) -> Any:
-        record = self.tape.record
-        if record is None or not isinstance(output, Tensor) or not (torch.is_grad_enabled() and output.requires_grad):
-            return None
-        return tap_constant(output, store(record))
-
-    def _on_logits(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        record = self.tape.record
-        if record is None or not torch.is_grad_enabled():
-            return None
-        scaled: Tensor = _ScaleSeed.call(output, record)
-        record.raw_logits = tap(scaled, store_value(record))
-        return record.raw_logits
-
-    # Verification ------------------------------------------------------------------------------------------------
-
-    def _verify(self, untouched: Tensor, unknown: Unknown) -> None:
-        """One instrumented forward on the probe: same values, and an autograd graph in which all is claimed."""
-        clock, saved = ModuleClock(), SavedBytes(self.model)
-        mode, self.checkpointing.mode = self.checkpointing.mode, False
-        ids = probe_ids(self.model)
-        with torch.enable_grad(), clock.watching(self.model), saved.measuring():
-            logits = self.model(input_ids=ids).logits
-        self.checkpointing.mode = mode
-        self.checkpointing.bytes_per_token = saved.total / ids.numel()
-        self.checkpointing.heads_bytes = self._pair_bytes()
-        self.checkpointing.stream_bytes = self._stream_bytes()
-        self.checkpointing.blocks = len(self.skeleton.blocks)
-        self.value_error = float((logits.detach() - untouched).abs().max())
-        scale = float(untouched.abs().max())
-        if not self.value_error <= 1e-2 * scale:
-            raise InstrumentError(
-                f"the instrumented model's logits differ by {self.value_error:.2e} (of {scale:.2e}) from the untouched "
-                "model's. do: report the model; its explanations would be of another function"
-            )
-        if self.composite.is_lrp:
-            self.accepted = self._claim(unclaimed(logits, clock), unknown)
-            if unknown == "error":
-                check_ledger(self)
-        self.tape.forwards = 0
-
-    def _pair_bytes(self) -> float:
-        """Bytes per query-key pair over all blocks: eager attention keeps its weights, the others do not."""
-        config: Any = self.model.config
-        if config._attn_implementation not in ("eager", None):
-            return 0.0
-        heads = getattr(config.get_text_config(), "num_attention_heads", 1)
-        return 3.0 * heads * len(self.skeleton.blocks) * next(self.model.parameters()).element_size()
-
-    def _stream_bytes(self) -> float:
-        config: Any = self.model.config
-        weight: Any = self.skeleton.embedding.weight
-        size = getattr(config.get_text_config(), "hidden_size", None) or weight.shape[-1]
-        return float(size * next(self.model.parameters()).element_size())
-
-    def _claim(self, found: list[Unclaimed], unknown: Unknown) -> list[Unclaimed]:
-        plain = [site.path for site in self.sites if self.composite.rule_for(site) is None]
-        found = [u for u in found if not any(u.path == p or u.path.startswith(p + ".") for p in plain if p)]
-        if not found or unknown == "gradient":
-            for entry in dict.fromkeys(found):
-                logger.warning("%s in %s has no LRP rule; its ordinary gradient is used", entry.operation, entry.path)
-            return found
-        first = found[0]
-        module = self.model.get_submodule(first.path)
-        operations = sorted(
-            {u.operation.removesuffix("0").removesuffix("Backward") for u in found if u.path == first.path}
-        )
-        raise UnclaimedModuleError(
-            first.path,
-            type(module).__name__,
-            self.detection.tried.get(first.path, []),
-            f"computes {', '.join(operations)} and no rule claims it",
-        )
-
-    # Results -----------------------------------------------------------------------------------------------------
+        recorder.register(self.sites, keep)
 
     def trace(self, *, allow_beyond_max: bool = False, **inputs: Any) -> Trace:
         """Run one forward, to be asked any number of questions.
@@ -471,24 +237,6 @@ class Instrumentation(NotCopyable):
         if not torch.isfinite(relevance.layers).all():
             raise NonFiniteError("relevance is not finite. do: use trace().attribute(), or another dtype than float16")
         return relevance
-
-
-class _ScaleSeed(RuleFunction):
-    """Identity on the logits; multiplies the gradient that enters the model (float16 would underflow)."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, record: ForwardRecord) -> Tensor:
-        ctx.record = record
-        return logits.view_as(logits)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        scale = ctx.record.seed_scale
-        return grads[0] if scale == 1.0 else grads[0] * scale, None
-
-
-def _handle(hook: Any) -> Handle:
-    return cast(Handle, hook)
 
 
 def _check_model(model: nn.Module) -> None:
