@@ -20,6 +20,7 @@ _HOME = {
     "Site": "sites",
     "Relevance": "relevance",
     "Absorbed": "relevance",
+    "AnswerSpan": "targets",
     "Custom": "targets",
     "DemeanedLogit": "targets",
     "Logit": "targets",
@@ -31,6 +32,8 @@ _HOME = {
     "SequenceLogProbDiff": "targets",
     "Target": "targets",
     "TopKMeanLogit": "targets",
+    "Certificate": "certificate",
+    "Verdict": "certificate",
     "Trace": "trace",
     "AttributionGraph": "graph.model",
     "LrpError": "errors",
@@ -38,6 +41,8 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
+    from lrp_hooks.certificate import Certificate as Certificate
+    from lrp_hooks.certificate import Verdict as Verdict
     from lrp_hooks.composites import Composite as Composite
     from lrp_hooks.composites import Rule as Rule
     from lrp_hooks.errors import LrpError as LrpError
@@ -49,6 +54,7 @@ if TYPE_CHECKING:
     from lrp_hooks.relevance import Relevance as Relevance
     from lrp_hooks.sites import Role as Role
     from lrp_hooks.sites import Site as Site
+    from lrp_hooks.targets import AnswerSpan as AnswerSpan
     from lrp_hooks.targets import Custom as Custom
     from lrp_hooks.targets import DemeanedLogit as DemeanedLogit
     from lrp_hooks.targets import Logit as Logit

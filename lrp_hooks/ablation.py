@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lrp_hooks.errors import InputError
+from lrp_hooks.graph.edges import is_causal
 from lrp_hooks.structure import Skeleton
 from lrp_hooks.tape import AttentionRun, Detour
 
@@ -26,7 +27,7 @@ class Cut(Detour):
     Attributes:
         heads: block -> heads whose output is 0.
         edges: block -> (source, target, head or None for all).
-        tokens: seen by no later token.
+        tokens: seen by no other token.
     """
 
     row: int
@@ -43,16 +44,18 @@ class Cut(Detour):
         row: int,
         skeleton: Skeleton,
         real: Tensor,
-        position: int,
+        position: int | None,
     ) -> Cut:
         """Check and sort what is to be cut.
 
         Args:
-            real: [T] bool, False at padding; position: the explained token.
+            real: [T] bool, False at padding; position: the explained token, None where logits have none.
 
         Raises:
-            InputError: a block or token that does not exist, or that cannot be cut.
+            InputError: a block or token that does not exist, or that cannot be cut; an encoder-decoder model.
         """
+        if skeleton.encoder is not None:
+            raise InputError("cuts are not offered in encoder-decoder models, whose blocks attend to two sequences")
         cut = cls(row, tokens=tuple(tokens))
         blocks = len(skeleton.blocks)
         for token in tokens:
@@ -67,17 +70,44 @@ class Cut(Detour):
             _check_block(block, blocks)
             _check_token(source, real)
             _check_token(target, real)
-            if source > target:
+            if source > target and skeleton.output.causal:
                 raise InputError(f"token {target} does not see the later token {source}: there is no edge to cut")
             cut.edges.setdefault(block, []).append((source, target, edge[3] if len(edge) == 4 else None))
         return cut
 
-    def attend(self, call: AttentionRun) -> tuple[Tensor, Any]:
-        block = -1 if call.block is None else call.block
+    def _of_block(self, block: int | None, count: int) -> tuple[list[tuple[int, int, int | None]], list[int]]:
+        """Edges and heads that are cut in a block with ``count`` heads."""
+        block = -1 if block is None else block
         edges, heads = self.edges.get(block, []), self.heads.get(block, [])
         for head in [h for _, _, h in edges if h is not None] + heads:
-            if not 0 <= head < call.q.shape[1]:
-                raise InputError(f"head {head} of block {block} is outside 0..{call.q.shape[1] - 1}")
+            if not 0 <= head < count:
+                raise InputError(f"head {head} of block {block} is outside 0..{count - 1}")
+        return edges, heads
+
+    def scores(self, q: Tensor, k: Tensor) -> None:
+        """Cuts are made in the weights."""
+
+    def weigh(self, weights: Tensor, v: Tensor, block: int | None) -> Tensor:
+        """Attention that a block writes out: what is left of each token's weights shares the whole."""
+        edges, heads = self._of_block(block, weights.shape[1])
+        weights = weights.clone()
+        own = weights[self.row]  # [H, T, T]
+        for token in self.tokens:
+            sees_itself = own[:, token, token].clone()
+            own[:, :, token] = 0.0
+            own[:, token, token] = sees_itself
+        for source, target, head in edges:
+            own[slice(None) if head is None else head, target, source] = 0.0
+        left = own.sum(-1, keepdim=True)
+        if bool((left == 0).any()):
+            token = int(torch.nonzero((left == 0).any(0)[:, 0])[0])
+            raise InputError(f"token {token} is left with nothing to see in block {block}")
+        own /= left
+        own[heads] = 0.0
+        return weights
+
+    def attend(self, call: AttentionRun) -> tuple[Tensor, Any]:
+        edges, heads = self._of_block(call.block, call.q.shape[1])
         mask = self._mask(call, edges) if edges or self.tokens else call.mask
         out, weights = call.run(mask)
         if heads:
@@ -93,7 +123,9 @@ class Cut(Detour):
         seen = seen.clone()
         own = seen[self.row]
         for token in self.tokens:
-            own[:, token + 1 :, token] = False
+            sees_itself = own[:, token, token].clone()
+            own[:, :, token] = False
+            own[:, token, token] = sees_itself
         for source, target, head in edges:
             own[slice(None) if head is None else head, target, source] = False
         before = _visible(call)[self.row]
@@ -111,15 +143,15 @@ def _visible(call: AttentionRun) -> Tensor:
     """[B, 1 or H, T, T] bool: which key each query sees."""
     mask, (batch, _, length, _) = call.mask, call.q.shape
     if mask is None:
-        causal = torch.ones(length, length, dtype=torch.bool, device=call.q.device).tril()
-        return causal.expand(batch, 1, -1, -1)
+        every = torch.ones(length, length, dtype=torch.bool, device=call.q.device)
+        return (every.tril() if is_causal(call.module, call.options) else every).expand(batch, 1, -1, -1)
     if not isinstance(mask, Tensor) or mask.dim() != 4:
         raise InputError(
             "cutting attention edges needs the attention mask as a tensor [B, 1, T, T]. "
             'do: load the model with attn_implementation="sdpa" or "eager"'
         )
     seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-    return seen.expand(batch, -1, -1, -1)
+    return seen.expand(batch, -1, length, -1)
 
 
 def _check_block(block: int, blocks: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -20,16 +22,25 @@ def build_relevance(
     position: Tensor | None = None,
 ) -> Relevance:
     """Collect the latest pass of ``record``. Padding is set to exactly 0; what no gradient reached is 0."""
-    done = record.latest
+    assert record.latest is not None
+    whole = _of_stream(record, record.latest, skeleton)
+    encoder = None
+    if skeleton.encoder is not None and record.encoder is not None:
+        inner = record.encoder
+        same_pass = inner.latest is not None and inner.task == record.task
+        done = inner.latest if same_pass and inner.latest is not None else PassRecord()
+        encoder = replace(_of_stream(inner, done, skeleton.encoder), target=target, composite=composite)
+    return replace(
+        whole, target_value=target_value, position=position, target=target, composite=composite, encoder=encoder
+    )
+
+
+def _of_stream(record: ForwardRecord, done: PassRecord, skeleton: Skeleton) -> Relevance:
+    """One stream's part of a pass."""
     mask = record.attention_mask
-    assert done is not None
     assert mask is not None
     layers = _stack(done.points, len(skeleton.blocks) + 1, mask)
-    tokens = (
-        torch.where(mask, done.tokens.to(mask.device), 0.0)
-        if done.tokens is not None
-        else torch.zeros_like(layers[:, 0])
-    )
+    tokens = _tokens(done, mask)
     value = done.value.to(mask.device) if done.value is not None else torch.zeros(mask.shape[0], device=mask.device)
     return Relevance(
         tokens=tokens,
@@ -37,15 +48,20 @@ def build_relevance(
         value=value,
         attention_mask=mask,
         input_ids=record.input_ids,
-        target_value=target_value,
-        position=position,
-        target=target,
-        composite=composite,
         mid=_stack(done.mid, len(skeleton.blocks), mask) if done.mid else None,
         heads=_heads(done, len(skeleton.blocks)),
         neurons=dict(sorted(done.neurons.items())) if done.neurons else None,
         absorbed=_absorbed(done, skeleton, layers, tokens, mask) if "absorbed" in record.want else None,
     )
+
+
+def _tokens(done: PassRecord, mask: Tensor) -> Tensor:
+    """[B, T]. An image's learned tokens (CLS, registers) come before its patches; they embed nothing: 0."""
+    if done.tokens is None:
+        return torch.zeros(mask.shape, device=mask.device)
+    scores = done.tokens.to(mask.device)
+    learned = scores.new_zeros(len(scores), mask.shape[1] - scores.shape[1])
+    return torch.where(mask, torch.cat((learned, scores), 1), 0.0)
 
 
 def _stack(scores: dict[int, Tensor], count: int, mask: Tensor) -> Tensor:
@@ -69,7 +85,7 @@ def _absorbed(done: PassRecord, skeleton: Skeleton, layers: Tensor, tokens: Tens
     attention = [
         done.attention[i].to(mask.device) if i in done.attention else zero for i in range(len(skeleton.blocks))
     ]
-    around = _around(done, len(skeleton.blocks) + 1, zero)
+    around = around_points(done, len(skeleton.blocks) + 1, zero)
     biases = {path: share.to(mask.device) for path, share in sorted(done.biases.items())}
     return Absorbed(
         biases=biases,
@@ -80,8 +96,8 @@ def _absorbed(done: PassRecord, skeleton: Skeleton, layers: Tensor, tokens: Tens
     )
 
 
-def _around(done: PassRecord, points: int, zero: Tensor) -> Tensor | None:
-    """[B, L+1] what passes each point outside the residual stream."""
+def around_points(done: PassRecord, points: int, zero: Tensor) -> Tensor | None:
+    """[B, L+1] what passes each residual point outside the residual stream; None where nothing does."""
     if not done.around:
         return None
     columns = []

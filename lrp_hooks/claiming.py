@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from lrp_hooks.attribute import build_relevance
+from lrp_hooks.checkpointing import without_weights
 from lrp_hooks.errors import UnsupportedModelError
 from lrp_hooks.patching import Handle
+from lrp_hooks.probe import probe_inputs
+from lrp_hooks.relevance import Relevance
 from lrp_hooks.report import LEDGER_LIMITS
 from lrp_hooks.sites import Role, Site
-from lrp_hooks.structure import probe_ids
-from lrp_hooks.walk import ModuleClock, unclaimed
+from lrp_hooks.walk import ModuleClock, Unclaimed, unclaimed
 
 if TYPE_CHECKING:
     from lrp_hooks.instrumentation import Instrumentation
@@ -36,10 +38,10 @@ def claim_inline(lrp: Instrumentation, keep: Callable[[Handle], None]) -> tuple[
     named, made = dict(lrp.model.named_modules()), list[Site]()
     for _ in range(ROUNDS):
         clock = ModuleClock()
-        with torch.enable_grad(), clock.watching(lrp.model), _unrecorded(lrp):
-            logits = lrp.model(input_ids=probe_ids(lrp.model)).logits
+        with torch.enable_grad(), clock.watching(lrp.model), _unrecorded(lrp), without_weights():
+            logits = lrp.skeleton.output.of(lrp.model(**probe_inputs(lrp.model)))
         reasons = dict.fromkeys(_with_hidden_constants(lrp, clock), CONSTANTS)
-        reasons |= dict.fromkeys((u.path for u in unclaimed(logits, clock)), OPERATIONS)
+        reasons |= dict.fromkeys((u.path for u in find_unclaimed(lrp, logits, clock)), OPERATIONS)
         before = len(made)
         for path, reason in reasons.items():
             site = Site(path, named[path], Role.INLINE, reason, lrp.skeleton.block_of(path), 0.0, lrp.tape)
@@ -64,8 +66,10 @@ def _with_hidden_constants(lrp: Instrumentation, clock: ModuleClock) -> Iterator
     They have parameters of their own besides weight and bias, or use the bias of a module without calling it.
     """
     ran, roles = {path for _, _, path in clock.spans}, {site.path for site in lrp.sites}
+    if lrp.skeleton.head is None and any(True for _ in lrp.model.buffers(recurse=False)):
+        yield ""  # bart adds a bias to its logits
     for path, module in lrp.model.named_modules():
-        if lrp.skeleton.block_of(path) is None:
+        if not _may_add(lrp, path):
             continue
         own = {name for name, _ in module.named_parameters(recurse=False)}
         above = path.rpartition(".")[0]
@@ -77,27 +81,43 @@ def _with_hidden_constants(lrp: Instrumentation, clock: ModuleClock) -> Iterator
         elif "bias" in own:
             while above and above not in ran:
                 above = above.rpartition(".")[0]
-            if lrp.skeleton.block_of(above) is not None:
+            if _may_add(lrp, above):
                 yield above
 
 
+def find_unclaimed(lrp: Instrumentation, output: Tensor, clock: ModuleClock) -> list[Unclaimed]:
+    """The walk from ``output``, past linear maps that a probe has recognised."""
+    linear = {s.path for s in lrp.sites if s.role is Role.LINEAR and lrp.composite.rule_for(s) is not None}
+    not_linear = [Unclaimed("no linear map", path) for path in lrp.detection.not_linear]
+    return [*not_linear, *unclaimed(output, clock, linear)]
+
+
+def _may_add(lrp: Instrumentation, path: str) -> bool:
+    """Inside the blocks; where the head is more than a projection to the vocabulary, also above them."""
+    level = lrp.skeleton.level_of(path)
+    return level != -1 and (level is not None or (bool(path) and not lrp.skeleton.is_language_model))
+
+
 def check_ledger(lrp: Instrumentation) -> None:
-    """Models with parts claimed operation by operation must pass the ledger before they explain anything.
+    """Models with parts claimed operation by operation, and all but causal language models, must pass the ledger
+    before they explain anything.
 
     Constants that no rule books would make it miss. Silent where a user's composite leaves parts plain.
 
     Raises:
         UnsupportedModelError: relevance does not add up on a probe.
     """
-    if not any(site.role in (*BY_OPERATION, Role.ROUTER) for site in lrp.sites):
+    by_operation = any(site.role in (*BY_OPERATION, Role.ROUTER) for site in lrp.sites)
+    if lrp.skeleton.is_language_model and not by_operation:
         return
     if any(lrp.composite.rule_for(site) is None for site in lrp.sites):
         return
-    with torch.enable_grad(), _unrecorded(lrp):
-        logits = lrp.model(input_ids=probe_ids(lrp.model)[:1]).logits
-        (logits[0, -1, 1] - logits[0, -1, 0]).backward()
+    with torch.enable_grad(), _unrecorded(lrp, checkpoint=lrp.checkpointing.weights_offloaded):
+        output = lrp.skeleton.output
+        logits = output.of(lrp.model(**{name: x[:1] for name, x in probe_inputs(lrp.model).items()}))
+        _some_difference(logits[0, -1] if output.kind == "tokens" else logits[0]).backward()  # type: ignore[no-untyped-call]
         record = lrp.tape.last
-        errors = None if record is None else build_relevance(record, lrp.skeleton, "").ledger()[0]
+        errors = None if record is None else _errors(build_relevance(record, lrp.skeleton, ""))
     lrp.tape.last = None
     limit = LEDGER_LIMITS.get(logits.dtype, 1e-3)
     if errors is None or not bool((errors <= limit).all()):
@@ -109,9 +129,26 @@ def check_ledger(lrp: Instrumentation) -> None:
         )
 
 
+def _some_difference(logits: Tensor) -> Tensor:
+    """The last minus the first of the logits; the only one of a regression."""
+    flat = logits.flatten()
+    return flat[-1] - flat[0] if len(flat) > 1 else flat[0]
+
+
+def _errors(relevance: Relevance) -> Tensor:
+    """The ledger's errors of both streams, and what is lost between them."""
+    errors, encoder = [relevance.ledger()[0]], relevance.encoder
+    if encoder is not None:
+        around = None if relevance.absorbed is None else relevance.absorbed.around
+        passed = torch.zeros_like(encoder.value[:1]) if around is None else around[:1, 0]
+        between = passed.double() - encoder.value[:1].double()
+        errors += [encoder.ledger()[0], between.abs() / encoder.layers[:1, -1].double().abs().sum().clamp_min(1e-300)]
+    return torch.cat([e.flatten() for e in errors])
+
+
 @contextmanager
-def _unrecorded(lrp: Instrumentation) -> Iterator[None]:
-    mode, lrp.checkpointing.mode = lrp.checkpointing.mode, False
+def _unrecorded(lrp: Instrumentation, *, checkpoint: bool = False) -> Iterator[None]:
+    mode, lrp.checkpointing.mode = lrp.checkpointing.mode, checkpoint
     try:
         yield
     finally:

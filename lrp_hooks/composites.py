@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from lrp_hooks.errors import InstrumentError
 from lrp_hooks.patching import Handle
-from lrp_hooks.rules import activation, attention, dropout, experts, gated, inline, mixers, norm, softcap
+from lrp_hooks.rules import activation, attention, dropout, experts, gated, inline, linear, mixers, norm, softcap
 from lrp_hooks.sites import Role, Site
 
 Rule = Callable[[Site], Handle]
@@ -55,6 +55,7 @@ def _matches(match: Match, site: Site) -> bool:
 ATTNLRP = Composite(
     "attnlrp",
     (
+        (Role.LINEAR, linear.own_gradient),
         (Role.NORM, norm.detach_scale),
         (Role.ACTIVATION, activation.slope),
         (Role.GATED, gated.share_product(gate=0.5, up=0.5)),
@@ -72,6 +73,7 @@ ATTNLRP = Composite(
 CP_LRP = Composite(
     "cp-lrp",
     (
+        (Role.LINEAR, linear.own_gradient),
         (Role.NORM, norm.detach_scale),
         (Role.ACTIVATION, activation.slope),
         (Role.GATED, gated.share_product(gate=0.0, up=1.0)),
@@ -89,6 +91,7 @@ CP_LRP = Composite(
 GRADIENT = Composite(
     "gradient",
     (
+        (Role.LINEAR, linear.own_gradient),
         (Role.ATTENTION, attention.share_attention(query=1.0, key=1.0, value=1.0, softcap_slope=False)),
         (Role.DROPOUT, dropout.off),
     ),

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrp_hooks.linearity import ROUNDING, is_opaque_linear, linear_error
 from lrp_hooks.ops import ACTIVATIONS, Activation, NormSpec, norm_forward, secant
 from lrp_hooks.patching import loaded, unwrapped_forward
 from lrp_hooks.rules.gated import gate_and_up
@@ -37,21 +38,30 @@ class Finding:
 
 @dataclass
 class Detection:
-    """Findings by module path, and for everything else the patterns that were tried."""
+    """Findings by module path, and for everything else the patterns that were tried.
+
+    Attributes:
+        not_linear: modules that say they are linear maps and fail the probe.
+    """
 
     findings: dict[str, Finding] = field(default_factory=dict)
     tried: dict[str, list[str]] = field(default_factory=dict)
+    not_linear: list[str] = field(default_factory=list)
 
 
 def detect(model: nn.Module) -> Detection:
     """Probe every module of the model. Runs no forward of the whole model."""
     found = Detection()
     last_norm: list[NormSpec] = []
+    dtype = activation_dtype(model)
     activations: dict[str, Activation] = {}
     for path, module in model.named_modules():
         tried: list[str] = []
         with loaded(module):
-            finding = _detect_leaf(module, tried, last_norm)
+            if is_opaque_linear(module):
+                finding = _detect_linear(path, module, found, tried, dtype)
+            else:
+                finding = _detect_leaf(module, tried, last_norm)
         if finding is None and is_attention(module):
             finding = Finding(Role.ATTENTION, None, 0.0)
         if finding is None and is_expert_bank(module):
@@ -110,6 +120,22 @@ def _detect_leaf(module: nn.Module, tried: list[str], last_norm: list[NormSpec])
     if is_linear(module) or next(module.children(), None) is not None:
         return None
     return _detect_norm(module, tried, last_norm) or _detect_activation(module, tried)
+
+
+def activation_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype of the first floating-point parameter of a model (quantised weights are integers)."""
+    return next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), torch.float32)
+
+
+def _detect_linear(
+    path: str, module: nn.Module, found: Detection, tried: list[str], dtype: torch.dtype
+) -> Finding | None:
+    error = linear_error(module, dtype, probe_device(module))
+    if error is not None and error <= ROUNDING:
+        return Finding(Role.LINEAR, None, error)
+    found.not_linear.append(path)
+    tried.append("linear map (no gradient)" if error is None else f"linear map (it deviates by {error:.1e})")
+    return None
 
 
 def probe_device(module: nn.Module) -> torch.device:

@@ -32,7 +32,11 @@ class UnclaimedModuleError(InstrumentError):
 
 
 class UnsupportedModelError(InstrumentError):
-    """The object is not a causal language model of a kind that is understood."""
+    """The object is not a transformers model of a kind that is understood."""
+
+
+class UnsupportedVersionError(InstrumentError):
+    """The installed transformers is outside the range that this package was tested with."""
 
 
 class AlreadyInstrumentedError(InstrumentError):

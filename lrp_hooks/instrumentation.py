@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,8 +12,10 @@ from torch import Tensor, nn
 
 from lrp_hooks.attribute import build_relevance
 from lrp_hooks.batch import prepare_inputs
+from lrp_hooks.certificate import Certificate, certify
 from lrp_hooks.checkpointing import Checkpointing, Mode
 from lrp_hooks.claiming import claim_inline
+from lrp_hooks.compatibility import check_shared, check_state, check_transformers, looked_through
 from lrp_hooks.composites import Composite, resolve
 from lrp_hooks.detect import Detection, detect
 from lrp_hooks.errors import (
@@ -25,13 +29,15 @@ from lrp_hooks.errors import (
     first_line,
 )
 from lrp_hooks.graph.collect import BlockKnowledge
-from lrp_hooks.patching import Handle, NotCopyable, is_patched
+from lrp_hooks.parallel import ranks_of
+from lrp_hooks.patching import Handle, NotCopyable, is_offloaded, is_patched, run_eagerly
 from lrp_hooks.recording import Recorder
 from lrp_hooks.relevance import Relevance
 from lrp_hooks.report import Report, make_report
 from lrp_hooks.sites import Role, Site
 from lrp_hooks.structure import Skeleton, embedding_device, find_skeleton
 from lrp_hooks.tape import Tape
+from lrp_hooks.targets import Target
 from lrp_hooks.trace import Trace
 from lrp_hooks.verification import Unknown, verify
 from lrp_hooks.walk import Unclaimed
@@ -51,7 +57,8 @@ def instrument(
     is instrumented its parameters are frozen (``requires_grad=False``) and it is in eval mode.
 
     Args:
-        model: a transformers causal language model.
+        model: a transformers model with a head: causal, masked and sequence-to-sequence language models, classifiers of
+            sequences, tokens and images, question answering.
         composite: "attnlrp" (arXiv 2402.05602), "cp-lrp", "gradient", or a `Composite`.
         unknown: what to do with non-linear parts that no rule claims: raise, or let their ordinary gradient through
             (``report()`` lists them).
@@ -86,10 +93,13 @@ class Instrumentation(NotCopyable):
     ):
         if unknown not in ("error", "gradient"):
             raise InstrumentError(f'unknown={unknown!r} is not an option. choices: "error", "gradient"')
+        check_transformers()
         self.checkpointing = Checkpointing(checkpoint, max_memory)
+        model = looked_through(model)
         self.model, self.composite, self.tape = model, composite, Tape()
         self.block_knowledge = BlockKnowledge()
         _check_model(model)
+        self.tape.ranks, self.checkpointing.weights_offloaded = ranks_of(model), is_offloaded(model)
         self.detection: Detection = detect(model)
         attention = [p for p, f in self.detection.findings.items() if f.role is Role.ATTENTION]
         self._flags = [(m, m.training) for m in model.modules()]
@@ -100,13 +110,16 @@ class Instrumentation(NotCopyable):
             for name, p in module.named_parameters(recurse=False)
         ]
         self._handles: list[Handle] = []
+        self._eager: list[Handle] = []
         self._removed = False
         try:
             self._freeze()
+            self._eager += run_eagerly(model)
             self.skeleton: Skeleton
             self.skeleton, untouched = find_skeleton(model, attention)
+            check_shared(model, self.skeleton)
             self.sites = self._make_sites()
-            self._register()
+            self._register(self.sites)
             self.accepted: list[Unclaimed] = []
             self.value_error = 0.0
             try:
@@ -135,9 +148,9 @@ class Instrumentation(NotCopyable):
         if self._removed:
             return
         self._removed = self.checkpointing.removed = True
-        for handle in reversed(self._handles):
+        self._unregister()
+        for handle in reversed(self._eager):
             handle.remove()
-        self._handles.clear()
         for owner, name, flag in self._frozen:
             owner.get_parameter(name).requires_grad_(flag)
         for module, flag in self._flags:
@@ -168,15 +181,35 @@ class Instrumentation(NotCopyable):
             sites.append(Site("", self.model, Role.FINAL_SOFTCAP, self.skeleton.softcap, None, 0.0, self.tape))
         return tuple(sites)
 
-    def _register(self) -> None:
+    def _register(self, sites: tuple[Site, ...]) -> None:
         keep = self._handles.append
         recorder = Recorder(self.model, self.skeleton, self.tape, self.checkpointing)
         recorder.open(keep)
-        for site in self.sites:
+        self._register_rules(sites)
+        recorder.register(sites, keep)
+
+    def _register_rules(self, sites: tuple[Site, ...]) -> None:
+        for site in sites:
             rule = self.composite.rule_for(site)
             if rule is not None:
-                keep(rule(site))
-        recorder.register(self.sites, keep)
+                self._handles.append(rule(site))
+
+    def _unregister(self) -> None:
+        for handle in reversed(self._handles):
+            handle.remove()
+        self._handles.clear()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """The model is its untouched self inside (parameters stay frozen), and instrumented again after."""
+        self._check_active()
+        inline = tuple(site for site in self.sites if site.role is Role.INLINE)
+        self._unregister()
+        try:
+            yield
+        finally:
+            self._register(tuple(site for site in self.sites if site.role is not Role.INLINE))
+            self._register_rules(inline)
 
     def trace(self, *, allow_beyond_max: bool = False, **inputs: Any) -> Trace:
         """Run one forward, to be asked any number of questions.
@@ -186,8 +219,9 @@ class Instrumentation(NotCopyable):
 
         Args:
             allow_beyond_max: accept prompts longer than ``max_position_embeddings``.
-            inputs: ``input_ids`` [B, T] or ``inputs_embeds`` [B, T, D], ``attention_mask`` [B, T], and whatever else
-                the model's forward takes.
+            inputs: ``input_ids`` [B, T] or ``inputs_embeds`` [B, T, D], ``attention_mask`` [B, T]; ``pixel_values``
+                of an image classifier; also ``decoder_input_ids`` of an encoder-decoder model; and whatever else the
+                model's forward takes.
 
         Raises:
             RemovedError, InputError, ContextLengthError, CacheError, GradientError, NonFiniteError.
@@ -195,7 +229,7 @@ class Instrumentation(NotCopyable):
         self._check_active()
         if torch.is_inference_mode_enabled():
             raise GradientError("torch.inference_mode() forbids gradients. do: trace outside of it (no_grad is fine)")
-        return Trace(self, prepare_inputs(self.model, inputs, allow_beyond_max=allow_beyond_max))
+        return Trace(self, prepare_inputs(self.model, self.skeleton, inputs, allow_beyond_max=allow_beyond_max))
 
     def trace_continuations(self, prompt: Tensor, target: Tensor, contrast: Tensor) -> Trace:
         """Trace prompt + target and prompt + contrast as two rows, for `SequenceLogProbDiff`. Ids are 1-D tensors."""
@@ -211,6 +245,23 @@ class Instrumentation(NotCopyable):
     def report(self, relevance: Relevance | None = None) -> Report:
         """Sites, rules and probe errors; with a ``relevance``, also its ledger and what was absorbed where."""
         return make_report(self, relevance)
+
+    def certify(self, target: Target | None = None, **inputs: Any) -> Certificate:
+        """Whether explanations of this model can be trusted, on the user's own prompt.
+
+        Attributes the prompt and checks the ledger at every residual point; where it breaks, finds the first module
+        that keeps relevance which nothing books. Then attributes the prompt's last tokens once more on the untouched
+        model, by rules for autograd nodes that know nothing of modules, and compares entry by entry.
+
+        Args:
+            target: what is explained; the first against the second choice after the prompt by default.
+            inputs: as for `trace`; a few arbitrary tokens by default.
+
+        Raises:
+            RemovedError, InputError, ContextLengthError, NonFiniteError, TargetError, TokenError.
+        """
+        self._check_active()
+        return certify(self, target, inputs)
 
     def relevance(self) -> Relevance:
         """Relevance of the latest ``.backward()`` through this model.
@@ -245,11 +296,7 @@ def _check_model(model: nn.Module) -> None:
         raise UnsupportedModelError(
             f"{type(model).__name__} is not a transformers model. do: AutoModelForCausalLM.from_pretrained(...)"
         )
-    if isinstance(model, torch._dynamo.OptimizedModule):
-        raise UnsupportedModelError(
-            "the model is compiled, and compiled code does not see patched modules. "
-            "do: instrument model._orig_mod, and compile after remove() if at all"
-        )
+    check_state(model)
     if any(is_patched(module) for module in model.modules()):
         raise AlreadyInstrumentedError(
             f"{type(model).__name__} is instrumented already, in whole or in part. "

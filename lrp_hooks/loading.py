@@ -27,6 +27,7 @@ def load_model(
         name: a folder, a hub name, the path of a ``.gguf`` file, or "demo".
         dtype: "auto" keeps the checkpoint's.
         device: where to put it ("cpu", "cuda:0"), or "auto" to spread it with accelerate.
+        revision: branch, tag or commit of a hub repository (a training checkpoint); a folder has none.
         trust_remote_code: run model code from the repository. Off unless asked for.
 
     Raises:
@@ -39,6 +40,8 @@ def load_model(
     where, extra = _locate(name)
     options: dict[str, Any] = {**extra, "trust_remote_code": trust_remote_code}
     if revision is not None:
+        if Path(where).is_dir():
+            raise ModelLoadError(f"{name} is a folder and has no revisions (revision={revision!r}). do: leave it out")
         options["revision"] = revision
     model = _load_model(name, where, dtype, device, attn_implementation, options)
     return LoadedModel(model.eval(), _load_tokenizer(name, where, options), f"{name}", Path(name).stem or name)

@@ -5,6 +5,7 @@ The reference operators (plain PyTorch) run everywhere; `backend` decides where 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lrp_kernels.attention as _attention
@@ -39,7 +40,7 @@ from lrp_kernels.norm import NormSpec, frozen_norm, norm_forward, norm_scale
 from lrp_kernels.product import observed_softmax, shared_bilinear
 from torch import Tensor
 
-from lrp_hooks.backend import backend_name, chosen, set_backend
+from lrp_hooks.backend import Backend, backend_name, chosen, set_backend
 
 __all__ = [
     "ACTIVATIONS",
@@ -56,6 +57,7 @@ __all__ = [
     "NormSpec",
     "RuleFunction",
     "attention",
+    "attention_backend",
     "backend_name",
     "compute_dtype",
     "detached_norm",
@@ -65,6 +67,7 @@ __all__ = [
     "edge_rows",
     "edge_sums",
     "edge_totals",
+    "edges_backend",
     "frozen_norm",
     "gated_product",
     "half_product",
@@ -85,8 +88,17 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, interval: Interval, rule: AttentionRule, sinks: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """`lrp_kernels.attention.attention` on the chosen backend."""
-    backend = chosen(q, lambda: _one_dtype(q, k, v) or _narrow(q, v))
-    return _attention.attention(q, k, v, interval, rule, sinks, backend=backend)
+    return _attention.attention(q, k, v, interval, rule, sinks, backend=attention_backend(q, k, v))
+
+
+def attention_backend(q: Tensor, k: Tensor, v: Tensor, unsupported: Callable[[], str | None] | None = None) -> Backend:
+    """Which backend `attention` runs on; ``unsupported`` says what else about a call the kernels do not take."""
+    return chosen(q, lambda: _one_dtype(q, k, v) or _narrow(q, v) or (unsupported() if unsupported else None))
+
+
+def edges_backend(q: Tensor, k: Tensor, v: Tensor) -> Backend:
+    """Which backend the operators on edges run on."""
+    return chosen(q, lambda: _one_dtype(q, k, v))
 
 
 def relevance_sum(x: Tensor, grad: Tensor) -> Tensor:
@@ -111,30 +123,38 @@ def gated_product(
 
 def edge_sums(call: AttentionCall, rows: Tensor) -> Tensor:
     """`lrp_kernels.edges.edge_sums` on the chosen backend."""
-    return _edges.edge_sums(call, rows, backend=chosen(call.q, lambda: _one_dtype(call.q, call.k, call.v)))
+    return _edges.edge_sums(call, rows, backend=edges_backend(call.q, call.k, call.v))
 
 
 def edge_histogram(call: AttentionCall, rows: Tensor, diagonal: Tensor | None = None) -> EdgeHistogram:
     """`lrp_kernels.edges.edge_histogram` on the chosen backend."""
-    backend = chosen(call.q, lambda: _one_dtype(call.q, call.k, call.v))
+    backend = edges_backend(call.q, call.k, call.v)
     return _edges.edge_histogram(call, rows, diagonal, backend=backend)
 
 
-def edge_list(call: AttentionCall, rows: Tensor, diagonal: Tensor | None = None, *, at_least: float = 0.0) -> EdgeList:
+def edge_list(
+    call: AttentionCall,
+    rows: Tensor,
+    diagonal: Tensor | None = None,
+    *,
+    at_least: float = 0.0,
+    expected: int = 1 << 16,
+) -> EdgeList:
     """`lrp_kernels.edges.edge_list` on the chosen backend."""
-    backend = chosen(call.q, lambda: _one_dtype(call.q, call.k, call.v))
-    return _edges.edge_list(call, rows, diagonal, at_least=at_least, backend=backend)
+    return _edges.edge_list(
+        call, rows, diagonal, at_least=at_least, expected=expected, backend=edges_backend(call.q, call.k, call.v)
+    )
 
 
 def edge_totals(call: AttentionCall, rows: Tensor, diagonal: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`lrp_kernels.edges.edge_totals` on the chosen backend."""
-    backend = chosen(call.q, lambda: _one_dtype(call.q, call.k, call.v))
+    backend = edges_backend(call.q, call.k, call.v)
     return _edges.edge_totals(call, rows, diagonal, backend=backend)
 
 
 def edge_parts(call: AttentionCall, target: Tensor, source: Tensor) -> EdgeParts:
     """`lrp_kernels.edges.edge_parts` on the chosen backend."""
-    backend = chosen(call.q, lambda: _one_dtype(call.q, call.k, call.v))
+    backend = edges_backend(call.q, call.k, call.v)
     return _edges.edge_parts(call, target, source, backend=backend)
 
 

@@ -82,6 +82,21 @@ def replace_forward(module: nn.Module, replacement: Forward, *, outermost: bool 
     return AttributeHandle(module, attribute, PatchedForward(module, attribute, replacement))
 
 
+def run_eagerly(model: nn.Module) -> list[Handle]:
+    """Switch compilation off while the model is instrumented: compiled code sees neither hooks nor new forwards.
+
+    Covers ``module.compile()`` and ``module.forward = torch.compile(module.forward)``, on any module of the model.
+    """
+    handles: list[Handle] = []
+    for module in model.modules():
+        if module._compiled_call_impl is not None:
+            handles.append(AttributeHandle(module, "_compiled_call_impl", None))
+        plain = getattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable", None)
+        if plain is not None:
+            handles.append(AttributeHandle(module, "forward", plain))
+    return handles
+
+
 @contextmanager
 def loaded(module: nn.Module) -> Iterator[nn.Module]:
     """The module with its weights in place, also when accelerate keeps them offloaded between calls."""
@@ -94,6 +109,12 @@ def loaded(module: nn.Module) -> Iterator[nn.Module]:
         yield module
     finally:
         hook.post_forward(module, None)
+
+
+def is_offloaded(model: nn.Module) -> bool:
+    """Whether accelerate fetches some weights for each call and drops them after it."""
+    hooks: list[Any] = [getattr(module, "_hf_hook", None) for module in model.modules()]
+    return any(getattr(hook, "offload", False) for hook in hooks)
 
 
 def is_patched(module: nn.Module) -> bool:

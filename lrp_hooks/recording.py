@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -12,9 +11,11 @@ from torch import Tensor, nn
 
 from lrp_hooks.checkpointing import Checkpointing, checkpoint_block
 from lrp_hooks.claiming import biases
-from lrp_hooks.errors import CacheError, InstrumentError
+from lrp_hooks.errors import CacheError, InputError, InstrumentError
 from lrp_hooks.ops import RuleFunction
+from lrp_hooks.outputs import LOSS_INPUTS
 from lrp_hooks.patching import Handle
+from lrp_hooks.probe import forward_parameters, without_cache
 from lrp_hooks.sites import Role, Site
 from lrp_hooks.structure import Skeleton, first_tensor
 from lrp_hooks.tape import (
@@ -25,6 +26,7 @@ from lrp_hooks.tape import (
     store_mid,
     store_offset,
     store_point,
+    store_received,
     store_tokens,
     store_value,
     tap,
@@ -50,18 +52,34 @@ class Recorder:
 
     def register(self, sites: Sequence[Site], keep: Keep) -> None:
         """Everything that is recorded inside a forward, and the end of it. After the rules."""
-        keep(_handle(self.skeleton.embedding.register_forward_hook(self._on_embedding)))
-        keep(_handle(self.skeleton.head.register_forward_hook(self._on_logits)))
-        self._register_points(keep)
+        streams = self.skeleton.streams
+        for embedding in {id(stream.embedding): stream.embedding for stream in streams}.values():
+            keep(_handle(embedding.register_forward_hook(self._on_embedding)))
+        if self.skeleton.head is not None:
+            keep(_handle(self.skeleton.head.register_forward_hook(self._on_logits)))
+        else:
+            keep(_handle(self.model.register_forward_hook(self._on_output)))
+        for stream in streams:
+            self._register_points(stream, keep)
         self._register_constants(sites, keep)
+        self._register_stacks(keep)
         keep(_handle(self.model.register_forward_hook(self._end, always_call=True)))
 
-    def _register_points(self, keep: Keep) -> None:
-        for index, (_, block) in enumerate(self.skeleton.blocks):
+    def _register_stacks(self, keep: Keep) -> None:
+        """Of an encoder-decoder model: what runs inside the encoder reports to a record of its own."""
+        encoder = self.skeleton.encoder
+        if encoder is None or encoder.stack is None or self.skeleton.stack is None:
+            return
+        keep(_handle(self.skeleton.stack.register_forward_pre_hook(self._enter_decoder, with_kwargs=True)))
+        keep(_handle(encoder.stack.register_forward_pre_hook(self._enter_encoder, with_kwargs=True)))
+        keep(_handle(encoder.stack.register_forward_hook(self._leave_encoder)))
+
+    def _register_points(self, stream: Skeleton, keep: Keep) -> None:
+        for index, (_, block) in enumerate(stream.blocks):
             keep(_handle(block.register_forward_pre_hook(partial(self._on_block_input, index), with_kwargs=True)))
             keep(checkpoint_block(block, self.checkpointing, self.tape))
             keep(_handle(block.register_forward_hook(partial(self._on_block, index))))
-            child = self.skeleton.mid[index]
+            child = stream.mid[index]
             if child is not None:
                 keep(_handle(child.register_forward_pre_hook(partial(self._on_mid, index))))
 
@@ -85,46 +103,76 @@ class Recorder:
             return None
         if any(module.training for module in self.model.modules()):
             raise InstrumentError("the model was put in training mode while instrumented. do: model.eval()")
-        kwargs = self._named(args, kwargs)
+        kwargs = _named(module, args, kwargs)
+        self._check(kwargs)
+        kwargs = {**kwargs, **without_cache(self.model)}
+        if "past_key_values" in kwargs:
+            kwargs["past_key_values"] = None
+        if self.tape.record is None:  # a trace brings its own record
+            self.tape.record = ForwardRecord(tape=self.tape)
+        if self.skeleton.encoder is None:  # else: each stack's own inputs
+            kwargs = self._describe(self.tape.record, kwargs)
+        return (), kwargs
+
+    def _check(self, kwargs: dict[str, Any]) -> None:
         cache = kwargs.get("past_key_values")
         if cache is not None and (not hasattr(cache, "get_seq_length") or cache.get_seq_length() > 0):
             raise CacheError(
                 "a filled key/value cache hides the tokens it holds from the gradient. "
                 "do: pass the whole sequence without past_key_values (generate() under no_grad is unaffected)"
             )
-        kwargs = (
-            {**kwargs, "use_cache": False, "past_key_values": None}
-            if cache is not None
-            else {**kwargs, "use_cache": False}
-        )
-        if self.tape.record is None:  # a trace brings its own record
-            self.tape.record = ForwardRecord(tape=self.tape)
+        given = [name for name in LOSS_INPUTS if kwargs.get(name) is not None]
+        if given and self.skeleton.head is None:
+            raise InputError(
+                f"{', '.join(given)}: a loss made inside the model bypasses the logits that are explained. "
+                "do: leave it out and compute what you want explained from the logits"
+            )
+        if self.skeleton.encoder is not None and kwargs.get("encoder_outputs") is not None:
+            raise InputError(
+                "encoder_outputs hide the encoder's tokens from the gradient. do: pass its input_ids and attention_mask"
+            )
+
+    def _describe(self, record: ForwardRecord, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Note whose tokens these are; the keywords with tapped embeddings."""
+        ids, embeds, mask = (kwargs.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask"))
+        given = ids if isinstance(ids, Tensor) else embeds
+        if isinstance(given, Tensor) and record.attention_mask is None:
+            real = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+            record.input_ids = ids
+            self._begin_stream(record, given.shape[:2], real, given.device)
+        return {**kwargs, "inputs_embeds": self._tapped_embedding(embeds)} if isinstance(embeds, Tensor) else kwargs
+
+    def _begin_stream(
+        self, record: ForwardRecord, shape: tuple[int, ...], mask: Tensor | None, device: torch.device
+    ) -> None:
+        batch, length = shape
+        record.attention_mask = torch.ones(shape, dtype=torch.bool, device=device) if mask is None else mask
+        if record is self.tape.record:  # an encoder's record shares its decoder's
+            dtype = next(self.model.parameters()).dtype
+            record.seed_scale = HALF_SEED_SCALES[0] if dtype == torch.float16 else 1.0
+        self.checkpointing.decide(batch, length, device)
+
+    def _enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         record = self.tape.record
-        ids = kwargs.get("input_ids")
-        embeds = kwargs.get("inputs_embeds")
-        self._describe(record, ids if isinstance(ids, Tensor) else None, embeds, kwargs.get("attention_mask"))
-        if isinstance(embeds, Tensor):
-            kwargs["inputs_embeds"] = self._tapped_embedding(embeds)
-        return (), kwargs
+        if record is None or not torch.is_grad_enabled():
+            return None
+        return (), self._describe(record, _named(module, args, kwargs))
 
-    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Positional arguments of the model's forward by their names."""
-        names = [name for name in inspect.signature(type(self.model).forward).parameters if name != "self"]
-        return {**dict(zip(names, args, strict=False)), **kwargs}
+    def _enter_encoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        record = self.tape.record
+        if record is None or not torch.is_grad_enabled():
+            return None
+        if record.encoder is None:
+            record.encoder = ForwardRecord(asked=record.asked, decoder=record)
+        self.tape.record = record.encoder
+        return (), self._describe(record.encoder, _named(module, args, kwargs))
 
-    def _describe(self, record: ForwardRecord, ids: Tensor | None, embeds: Tensor | None, mask: Any) -> None:
-        given = ids if ids is not None else embeds
-        if given is None or record.attention_mask is not None:
-            return
-        batch, length = given.shape[:2]
-        padded = isinstance(mask, Tensor) and mask.dim() == 2
-        record.attention_mask = (
-            mask.bool() if padded else torch.ones(batch, length, dtype=torch.bool, device=given.device)
-        )
-        record.input_ids = ids
-        dtype = next(self.model.parameters()).dtype
-        record.seed_scale = HALF_SEED_SCALES[0] if dtype == torch.float16 else 1.0
-        self.checkpointing.decide(batch, length, given.device)
+    def _leave_encoder(self, module: nn.Module, args: Any, output: Any) -> Any:
+        record = self.tape.record
+        if record is None or record.decoder is None or not torch.is_grad_enabled():
+            return None
+        self.tape.record = record.decoder
+        return _with_states(output, lambda states: tap(states, store_received(record)))
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         record = self.tape.record
@@ -133,8 +181,12 @@ class Recorder:
             self.tape.record = None
             self.tape.forwards += 1
 
-    def _on_embedding(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        return self._tapped_embedding(output) if torch.is_grad_enabled() else None
+    def _on_embedding(self, module: nn.Module, args: Any, output: Any) -> Any:
+        embeds = first_tensor(output)
+        if embeds is None or not torch.is_grad_enabled():
+            return None
+        tapped = self._tapped_embedding(embeds)
+        return tapped if isinstance(output, Tensor) else (tapped, *output[1:])
 
     def _tapped_embedding(self, embeds: Tensor) -> Tensor:
         leaf = embeds if embeds.requires_grad else embeds.detach().requires_grad_()
@@ -146,6 +198,8 @@ class Recorder:
         record = self.tape.record
         if record is None or not torch.is_grad_enabled():
             return None
+        if not self.skeleton.is_language_model:  # those were told not to use one
+            args, kwargs = tuple(map(_no_cache, args)), {name: _no_cache(value) for name, value in kwargs.items()}
         rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
         around = partial(tap_around, record, index)
         args, kwargs = (
@@ -155,6 +209,8 @@ class Recorder:
         record.block_inputs[index] = BlockInputs(args[1:], {name: kwargs[name] for name in rest}, by_name=not args)
         hidden = args[0] if args else kwargs["hidden_states"]
         if index == 0:
+            if record.attention_mask is None:  # of an image, only the blocks know how many tokens there are
+                self._begin_stream(record, hidden.shape[:2], None, hidden.device)
             hidden = tap(hidden, store_point(record, 0))
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
@@ -190,9 +246,18 @@ class Recorder:
         record = self.tape.record
         if record is None or not torch.is_grad_enabled():
             return None
-        scaled: Tensor = _ScaleSeed.call(output, record)
-        record.raw_logits = tap(scaled, store_value(record))
+        record.raw_logits = self._explained(output, record)
         return record.raw_logits
+
+    def _on_output(self, module: nn.Module, args: Any, output: Any) -> Any:
+        record = self.tape.record
+        if record is None or not torch.is_grad_enabled():
+            return None
+        return self.skeleton.output.changed(output, lambda logits: self._explained(logits, record))
+
+    def _explained(self, logits: Tensor, record: ForwardRecord) -> Tensor:
+        scaled: Tensor = _ScaleSeed.call(logits, record)
+        return tap(scaled, store_value(record))
 
 
 class _ScaleSeed(RuleFunction):
@@ -207,6 +272,24 @@ class _ScaleSeed(RuleFunction):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         scale = ctx.record.seed_scale
         return grads[0] if scale == 1.0 else grads[0] * scale, None
+
+
+def _named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Positional arguments of a module's forward by their names."""
+    return {**dict(zip(forward_parameters(module), args, strict=False)), **kwargs}
+
+
+def _no_cache(value: Any) -> Any:
+    """None in the place of a key/value cache: blocks that are run again would find their own keys in it."""
+    return None if hasattr(value, "get_seq_length") else value
+
+
+def _with_states(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A stack's output with other last hidden states."""
+    if isinstance(output, tuple):
+        return (change(output[0]), *output[1:])
+    output.last_hidden_state = change(output.last_hidden_state)
+    return output
 
 
 def _handle(hook: Any) -> Handle:

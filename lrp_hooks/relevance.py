@@ -19,7 +19,7 @@ class Absorbed:
         attention: [B, L], per block (1 - c_v)<out, d out> - <q, d q> - <k, d k>: what the softmax
             (and its sinks) kept.
         around: [B, L+1] relevance that passes a residual point outside the residual stream, to a later block: inputs
-            per layer, keys and values shared across layers. None where there is none.
+            per layer, keys and values shared across layers, an encoder's output. None where there is none.
         positions: [B], share of learned position embeddings (0 where there are none).
         block_of: module path -> block index; None for modules above the last block, -1 below the first.
     """
@@ -46,23 +46,26 @@ class Absorbed:
 class Relevance:
     """Relevance scores of one target, in logits (float32).
 
-    B = batch, T = tokens, L = blocks. Padding positions are exactly 0.
+    B = batch, T = tokens, L = blocks. Padding positions are exactly 0. Of an image, tokens are the learned ones (CLS,
+    registers) and then its patches, row by row; of an encoder-decoder model, those that the decoder was given.
 
     Attributes:
-        tokens: [B, T], relevance of each input token: its word embedding times its gradient.
+        tokens: [B, T], relevance of each input token: its word embedding (a patch's projection) times its gradient.
         layers: [B, L+1, T], residual stream before the first block (positions included) and after each block.
         value: [B], the explained value sum_k l_k df/dl_k; equals the logit difference for linear targets.
             With a final logit softcap it is the value before the cap.
         target_value: [B] the target f itself as the model reports it (after a softcap); None for a bare ``backward()``.
         input_ids: [B, T] token ids, None when the model ran on ``inputs_embeds``.
         attention_mask: [B, T] bool, False at padding.
-        position: [B] position whose logits are explained; None for a bare ``backward()``.
+        position: [B] position whose logits are explained; None for a bare ``backward()`` and where logits have none.
         target: what was explained, in words, e.g. ``l(' Mary') - l(' John')``.
         composite: name of the rule table.
         mid: [B, L, T] points between attention and MLP, or None where the blocks have none.
         heads: [B, L, H, T] relevance of each head's output, on request.
         neurons: block index -> [B, T, I] relevance of each MLP neuron (input of the down projection), on request.
         absorbed: what biases, positions and softmax kept; None when it was not recorded.
+        encoder: the same for the encoder's stream, [B, S] and [B, L_enc+1, S]; its ``value`` is the relevance that the
+            decoder's blocks pass to the encoder's output, ``absorbed.around[:, 0]`` here. None without an encoder.
     """
 
     tokens: Tensor
@@ -78,13 +81,14 @@ class Relevance:
     heads: Tensor | None = None
     neurons: Mapping[int, Tensor] | None = None
     absorbed: Absorbed | None = None
+    encoder: Relevance | None = None
 
     def ledger(self) -> Tensor:
         """[B, L+1] error of the ledger at each residual point, relative to sum |R| there.
 
         The ledger (DESIGN.md, section 3) says: relevance at a residual point plus everything absorbed above
         it equals the explained value, for every LRP composite. It is 0 up to rounding when each non-linear
-        part of the model has its rule.
+        part of the model has its rule. An encoder's stream has its own: ``relevance.encoder.ledger()``.
 
         Raises:
             ValueError: if absorbed parts were not recorded.

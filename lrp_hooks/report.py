@@ -34,12 +34,20 @@ class SiteRow:
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """Relevance at one residual point of one prompt, in logits; ``error`` is relative to sum |R|."""
+    """Relevance at one residual point of one prompt, in logits; ``error`` is relative to sum |R|.
+
+    ``stream``: "encoder" for the points of an encoder's stream, "" else.
+    """
 
     point: int
     relevance: float
     absorbed: float
     error: float
+    stream: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.stream} {self.point}".strip()
 
 
 @dataclass(frozen=True)
@@ -55,9 +63,8 @@ class Report:
     """Everything `lrp-hooks doctor` prints.
 
     Attributes:
-        verdict: "ok" (every part has a rule, values unchanged, ledger closes), "approximate" (something was let
-            through), or "broken" (the ledger does not close).
-        reason: why the verdict is not "ok".
+        accepted: operations without a rule that were let through.
+        broken: the highest residual point at which the ledger misses more than its limit.
     """
 
     model: str
@@ -73,8 +80,7 @@ class Report:
     ledger: tuple[LedgerRow, ...]
     absorbed: tuple[AbsorbedShare, ...]
     explained: float | None
-    verdict: str
-    reason: str
+    broken: LedgerRow | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -87,7 +93,6 @@ def make_report(lrp: Instrumentation, relevance: Relevance | None = None) -> Rep
     dtype = next(lrp.model.parameters()).dtype
     ledger = _ledger(relevance) if relevance is not None and lrp.composite.is_lrp else ()
     accepted = tuple(f"{u.operation} in {u.path or '<root>'}" for u in dict.fromkeys(lrp.accepted))
-    verdict, reason = _verdict(lrp, accepted, ledger, dtype)
     return Report(
         model=type(lrp.model).__name__,
         composite=lrp.composite.name,
@@ -102,26 +107,16 @@ def make_report(lrp: Instrumentation, relevance: Relevance | None = None) -> Rep
         ledger=ledger,
         absorbed=_absorbed(relevance),
         explained=float(relevance.value[0]) if relevance is not None else None,
-        verdict=verdict,
-        reason=reason,
+        broken=_broken(ledger, dtype),
     )
 
 
-def _verdict(
-    lrp: Instrumentation, accepted: tuple[str, ...], ledger: tuple[LedgerRow, ...], dtype: torch.dtype
-) -> tuple[str, str]:
+def _broken(ledger: tuple[LedgerRow, ...], dtype: torch.dtype) -> LedgerRow | None:
+    """Relevance flows downwards: the highest point that misses some shows the block above it."""
     limit = LEDGER_LIMITS.get(dtype, 1e-3)
-    worst = max(ledger, key=lambda row: row.error, default=None)
-    if worst is not None and not worst.error <= limit:
-        return (
-            "broken",
-            f"the ledger misses {worst.error:.1e} of sum |R| at residual point {worst.point} (limit {limit:.0e})",
-        )
-    if not lrp.composite.is_lrp:
-        return "approximate", f"composite {lrp.composite.name!r} is not LRP: no ledger to check"
-    if accepted:
-        return "approximate", f"{len(accepted)} operations have no rule; their ordinary gradient is used"
-    return "ok", ""
+    return max(
+        (row for row in ledger if not row.error <= limit), key=lambda row: (not row.stream, row.point), default=None
+    )
 
 
 def _site_rows(lrp: Instrumentation) -> tuple[SiteRow, ...]:
@@ -151,19 +146,22 @@ def describe_spec(site: Site) -> str:
     return f"c = {spec:g}" if isinstance(spec, float) else spec if isinstance(spec, str) else ""
 
 
-def _ledger(relevance: Relevance) -> tuple[LedgerRow, ...]:
+def _ledger(relevance: Relevance, stream: str = "") -> tuple[LedgerRow, ...]:
+    """Of all points, an encoder's first."""
     if relevance.absorbed is None:
         return ()
     errors = relevance.ledger()[0]
-    return tuple(
+    own = tuple(
         LedgerRow(
             point,
             float(relevance.layers[0, point].sum()),
             float(relevance.absorbed.above(point)[0]),
             float(errors[point]),
+            stream,
         )
         for point in range(relevance.layers.shape[1])
     )
+    return own if relevance.encoder is None else (*_ledger(relevance.encoder, "encoder"), *own)
 
 
 def _absorbed(relevance: Relevance | None) -> tuple[AbsorbedShare, ...]:

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 
 class Role(Enum):
-    """What a module does for LRP. Linear maps, embeddings and residual sums need no rule."""
+    """What a module does for LRP. Plain linear maps, embeddings and residual sums need no rule."""
 
+    LINEAR = "linear"
+    """Linear map that the autograd graph does not show as one (quantised weights), probed."""
     NORM = "norm"
     """RMSNorm, LayerNorm, QK-norm."""
     ACTIVATION = "activation"

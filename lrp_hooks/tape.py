@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_hooks.ops import RuleFunction, relevance_sum
+from lrp_hooks.parallel import is_sharded, local, summed
 from lrp_hooks.patching import NotCopyable, loaded
 
 
@@ -26,10 +27,12 @@ class Parked:
     Attributes:
         inputs: (setting, (q, k, v), (dq, dk, dv)) per call, all [B, heads, T, d].
         outputs: (gradient [B, T, H, e], <out, gradient> [B, T, H]) per call.
+        weighted: of attention that is written out, products with values whose scores are still to come.
     """
 
     inputs: list[tuple[Any, tuple[Tensor, ...], tuple[Tensor | None, ...]]] = field(default_factory=list)
     outputs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    weighted: list[Any] = field(default_factory=list)
 
 
 @dataclass
@@ -87,28 +90,66 @@ class BlockInputs:
 
 
 @dataclass(eq=False)
+class Asked:
+    """What the next backward passes are asked for; the streams of one forward share it.
+
+    Attributes:
+        seed_scale: factor on the backward's seed (float16 gradients underflow); scores are divided by it.
+        want: the optional tables that are filled: "heads", "neurons", "absorbed", "edges".
+        only: blocks whose neurons are recorded; None for all.
+    """
+
+    seed_scale: float = 1.0
+    want: frozenset[str] = frozenset({"absorbed"})
+    only: frozenset[int] | None = None
+
+
+@dataclass(eq=False)
 class ForwardRecord:
     """One forward through the instrumented model and the latest backward pass through it.
 
     Attributes:
-        seed_scale: factor on the backward's seed (float16 gradients underflow); scores are divided by it.
-        want: the optional tables that the next backward passes fill: "heads", "neurons", "absorbed", "edges".
-        only: blocks whose neurons are recorded; None for all.
+        asked: what is recorded; ``seed_scale``, ``want`` and ``only`` are its fields.
+        encoder: the record of the encoder's stream, in encoder-decoder models; its ``decoder`` is this one.
         on_point: called with (residual point, hidden states, gradient) when the gradient has arrived there.
         block_inputs: how each block was called.
     """
 
     attention_mask: Tensor | None = None
     input_ids: Tensor | None = None
-    seed_scale: float = 1.0
-    want: frozenset[str] = frozenset({"absorbed"})
-    only: frozenset[int] | None = None
+    asked: Asked = field(default_factory=Asked)
+    encoder: ForwardRecord | None = None
+    decoder: ForwardRecord | None = None
     raw_logits: Tensor | None = None
     latest: PassRecord | None = None
     tape: Tape | None = None
     on_point: Callable[[int, Tensor, Tensor], None] | None = None
     block_inputs: dict[int, BlockInputs] = field(default_factory=dict)
     task: int = -1
+
+    @property
+    def seed_scale(self) -> float:
+        return self.asked.seed_scale
+
+    @seed_scale.setter
+    def seed_scale(self, scale: float) -> None:
+        self.asked.seed_scale = scale
+
+    @property
+    def want(self) -> frozenset[str]:
+        return self.asked.want
+
+    @want.setter
+    def want(self, want: frozenset[str]) -> None:
+        self.asked.want = want
+
+    @property
+    def only(self) -> frozenset[int] | None:
+        return self.asked.only
+
+    @only.setter
+    def only(self, only: frozenset[int] | None) -> None:
+        self.asked.only = only
 
     def current(self) -> PassRecord:
         """The record of the backward pass that is running now; a new pass starts a new record."""
@@ -137,6 +178,10 @@ class ForwardRecord:
 
     def unscaled(self, scores: Tensor) -> Tensor:
         return scores if self.seed_scale == 1.0 else scores / self.seed_scale
+
+    def summed(self, scores: Tensor) -> Tensor:
+        """Over the ranks of a tensor parallel model, each of which has a part of the heads."""
+        return summed(scores, None if self.tape is None else self.tape.ranks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +215,14 @@ class Detour(ABC):
     def attend(self, call: AttentionRun) -> tuple[Tensor, Any]:
         """Called instead of the attention function; returns (out [B, T, H, d], weights or None)."""
 
+    @abstractmethod
+    def scores(self, q: Tensor, k: Tensor) -> None:
+        """Told of queries and keys [B, H, T, d] of an attention that a block writes out."""
+
+    @abstractmethod
+    def weigh(self, weights: Tensor, v: Tensor, block: int | None) -> Tensor:
+        """The weights [B, H, T, T] that such an attention goes on with; ``v`` [B, H, T, d] are its values."""
+
 
 class Tape(NotCopyable):
     """The switch between rules and records: which forward is running now, and which the last backward went through.
@@ -180,6 +233,9 @@ class Tape(NotCopyable):
         forwards: how many forwards have been recorded.
         mixed: whether the latest backward pass went through several forwards.
         detour: set while attention calls are taken elsewhere.
+        rows: sequences in the batch while it is.
+        ranks: the process group of a tensor parallel model, None for whole ones.
+        holds_bias: whether an attention call was given a bias made from hidden states, which its rule holds constant.
     """
 
     def __init__(self) -> None:
@@ -188,7 +244,10 @@ class Tape(NotCopyable):
         self.forwards = 0
         self.mixed = False
         self.detour: Detour | None = None
+        self.rows: int | None = None
+        self.ranks: Any = None
         self.scope: Any = None
+        self.holds_bias = False
 
     @contextmanager
     def own_rule(self) -> Iterator[None]:
@@ -208,14 +267,14 @@ class Tape(NotCopyable):
         self.last = record
 
     @contextmanager
-    def detoured(self, detour: Detour) -> Iterator[None]:
-        """Attention calls inside go to ``detour``; nothing is recorded and no gradient kept."""
-        self.detour = detour
+    def detoured(self, detour: Detour, rows: int) -> Iterator[None]:
+        """Attention calls inside go to ``detour``; nothing is recorded and no gradient kept. ``rows``: the batch."""
+        self.detour, self.rows = detour, rows
         try:
             with torch.no_grad(), self.recording(None):
                 yield
         finally:
-            self.detour = None
+            self.detour = self.rows = None
 
     @contextmanager
     def recording(self, record: ForwardRecord | None) -> Iterator[None]:
@@ -336,7 +395,7 @@ def _tap_shared(record: ForwardRecord, block: int, value: Any) -> Any:
 
 def _store_around(record: ForwardRecord, block: int, shared: bool) -> Store:
     def store(x: Tensor, grad: Tensor) -> None:
-        if "absorbed" in record.want:
+        if record.want & {"absorbed", "edges"}:
             current = record.current()
             current.add(current.around, (block, shared), record.unscaled(record.per_row(relevance_sum(x, grad))))
 
@@ -353,10 +412,15 @@ def store_mid(record: ForwardRecord, block: int) -> Store:
 
 def store_tokens(record: ForwardRecord) -> Store:
     def store(x: Tensor, grad: Tensor) -> None:
-        current, scores = record.current(), record.unscaled(relevance_sum(x, grad))
+        current, scores = record.current(), record.unscaled(relevance_sum(as_tokens(x), as_tokens(grad)))
         current.tokens = scores if current.tokens is None else current.tokens + scores
 
     return store
+
+
+def as_tokens(x: Tensor) -> Tensor:
+    """[B, T, D]: a map of patches [B, D, height, width] is read row by row."""
+    return x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
 
 
 def store_value(record: ForwardRecord) -> Store:
@@ -369,6 +433,16 @@ def store_value(record: ForwardRecord) -> Store:
     return store
 
 
+def store_received(record: ForwardRecord) -> Store:
+    """What an encoder's stream explains: the relevance that its output receives from the decoder's blocks."""
+
+    def store(x: Tensor, grad: Tensor) -> None:
+        current, scores = record.current(), record.unscaled(per_row(relevance_sum(x, grad)))
+        current.value = scores if current.value is None else current.value + scores
+
+    return store
+
+
 def store_bias(record: ForwardRecord, path: str, module: nn.Module) -> Callable[[Tensor], None]:
     """The share <b, gradient> of a module's additive bias."""
 
@@ -376,9 +450,11 @@ def store_bias(record: ForwardRecord, path: str, module: nn.Module) -> Callable[
         if "absorbed" in record.want:
             with loaded(module):
                 bias: Any = module.bias
-                per_token = relevance_bias(bias.detach(), channels_last(module, grad))
+                per_token = relevance_bias(local(bias).detach(), channels_last(module, grad))
+                share = record.per_row(per_token)
+                share = record.summed(share) if is_sharded(bias) else share
             current = record.current()
-            current.add(current.biases, path, record.unscaled(record.per_row(per_token)))
+            current.add(current.biases, path, record.unscaled(share))
 
     return store
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lrp_hooks.errors import TargetError, TokenError
+from lrp_hooks.outputs import Output
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,21 @@ class Target(ABC):
     def describe(self, logits: Tensor) -> str:
         """What is explained, in words; logits [B, V] resolve ranks (first row)."""
 
+    def on(self, output: Output) -> Target:
+        """The same target for a model with this output: class names where it has them and no tokenizer was given.
+
+        Raises:
+            TargetError: a target on tokens or classes for a model that answers with a start and an end.
+        """
+        if output.kind == "span" and type(self) in NAMES.values():
+            raise TargetError(
+                f"{type(self).__name__} picks a token or class, but this model gives start and end logits. "
+                "do: AnswerSpan(start, end), or a function of the logits [B, 2, T]"
+            )
+        if output.labels is None or self.tokenizer is not None or not is_dataclass(self):
+            return self
+        return replace(self, tokenizer=output.labels) if any(f.name == "tokenizer" for f in fields(self)) else self
+
     def fixed(self, logits: Tensor) -> Target:
         """The same target with ranks replaced by the tokens that hold them in logits [B, V] (first row)."""
 
@@ -139,6 +155,21 @@ class MaxLogit(Target):
 
     def value(self, logits: Tensor) -> Tensor:
         return _pick(logits, self._ids(Rank(1), logits))
+
+    def on(self, output: Output) -> Target:
+        """The same target for a model with this output: class names where it has them and no tokenizer was given.
+
+        Raises:
+            TargetError: a target on tokens or classes for a model that answers with a start and an end.
+        """
+        if output.kind == "span" and type(self) in NAMES.values():
+            raise TargetError(
+                f"{type(self).__name__} picks a token or class, but this model gives start and end logits. "
+                "do: AnswerSpan(start, end), or a function of the logits [B, 2, T]"
+            )
+        if output.labels is None or self.tokenizer is not None or not is_dataclass(self):
+            return self
+        return replace(self, tokenizer=output.labels) if any(f.name == "tokenizer" for f in fields(self)) else self
 
     def fixed(self, logits: Tensor) -> Target:
         return Logit(int(self._ids(Rank(1), logits)[0]), self.position, self.tokenizer)
@@ -253,6 +284,51 @@ class Custom(Target):
 
     def describe(self, logits: Tensor) -> str:
         return self.name
+
+
+@dataclass(frozen=True)
+class AnswerSpan(Target):
+    """start logit + end logit of an answer, for models that answer questions: the score that decoding maximises.
+
+    ``AnswerSpan(7, 9, contrast=AnswerSpan(2, 3))`` asks why this answer and not that one.
+
+    Attributes:
+        start, end: columns of the answer's first and last token; None leaves that logit out.
+        contrast: the answer whose score is subtracted.
+    """
+
+    start: int | None = None
+    end: int | None = None
+    contrast: AnswerSpan | None = None
+    position: int = -1
+    tokenizer: Any = None
+
+    def value(self, logits: Tensor) -> Tensor:
+        score = self._score(logits)
+        if self.contrast is None:
+            return score
+        if (self.contrast.start, self.contrast.end) == (self.start, self.end):
+            raise TargetError(f"target and contrast are the same answer, {self._words()}: their difference is 0")
+        return score - self.contrast.value(logits)
+
+    def _score(self, logits: Tensor) -> Tensor:
+        if logits.dim() != 3 or logits.shape[1] != 2:
+            raise TargetError("AnswerSpan needs start and end logits. do: Logit or LogitDiff for other models")
+        chosen = [(part, column) for part, column in enumerate((self.start, self.end)) if column is not None]
+        if not chosen:
+            raise TargetError("AnswerSpan needs a start, an end, or both")
+        for _, column in chosen:
+            if not 0 <= column < logits.shape[2]:
+                raise TargetError(f"column {column} is outside the {logits.shape[2]} tokens of the input")
+        picked = torch.stack([logits[:, part, column].float() for part, column in chosen])
+        return picked.sum(0)
+
+    def _words(self) -> str:
+        parts = (("start", self.start), ("end", self.end))
+        return " + ".join(f"{name}({column})" for name, column in parts if column is not None)
+
+    def describe(self, logits: Tensor) -> str:
+        return self._words() if self.contrast is None else f"{self._words()} - ({self.contrast.describe(logits)})"
 
 
 @dataclass(frozen=True)

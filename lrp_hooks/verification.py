@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from lrp_hooks.checkpointing import SavedBytes
-from lrp_hooks.claiming import check_ledger
+from lrp_hooks.claiming import check_ledger, find_unclaimed
 from lrp_hooks.errors import InstrumentError, UnclaimedModuleError
-from lrp_hooks.structure import probe_ids
-from lrp_hooks.walk import ModuleClock, Unclaimed, unclaimed
+from lrp_hooks.probe import probe_inputs
+from lrp_hooks.walk import ModuleClock, Unclaimed
 
 if TYPE_CHECKING:
     from lrp_hooks.instrumentation import Instrumentation
@@ -37,17 +37,22 @@ def verify(lrp: Instrumentation, untouched: Tensor, unknown: Unknown) -> tuple[f
     """
     clock, saved = ModuleClock(), SavedBytes(lrp.model)
     mode, lrp.checkpointing.mode = lrp.checkpointing.mode, False
-    ids = probe_ids(lrp.model)
+    inputs = probe_inputs(lrp.model)
     with torch.enable_grad(), clock.watching(lrp.model), saved.measuring():
-        logits = lrp.model(input_ids=ids).logits
+        logits = lrp.skeleton.output.of(lrp.model(**inputs))
     lrp.checkpointing.mode = mode
-    _tell_sizes(lrp, saved, ids.numel())
+    _tell_sizes(lrp, saved, _tokens(inputs))
     error = _value_error(logits.detach(), untouched)
-    accepted = _claim(lrp, unclaimed(logits, clock), unknown) if lrp.composite.is_lrp else []
+    accepted = _claim(lrp, find_unclaimed(lrp, logits, clock), unknown) if lrp.composite.is_lrp else []
     if lrp.composite.is_lrp and unknown == "error":
         check_ledger(lrp)
     lrp.tape.forwards = 0
     return error, accepted
+
+
+def _tokens(inputs: dict[str, Tensor]) -> int:
+    """Tokens of the probe; an image, whose patches only the model counts, as one."""
+    return sum(x.numel() for name, x in inputs.items() if name.endswith("input_ids")) or 1
 
 
 def _value_error(logits: Tensor, untouched: Tensor) -> float:
@@ -75,13 +80,14 @@ def _pair_bytes(lrp: Instrumentation) -> float:
     if config._attn_implementation not in ("eager", None):
         return 0.0
     heads = getattr(config.get_text_config(), "num_attention_heads", 1)
+    heads = max(heads) if isinstance(heads, (list, tuple)) else heads
     return 3.0 * heads * len(lrp.skeleton.blocks) * next(lrp.model.parameters()).element_size()
 
 
 def _stream_bytes(lrp: Instrumentation) -> float:
     config: Any = lrp.model.config
-    weight: Any = lrp.skeleton.embedding.weight
-    size = getattr(config.get_text_config(), "hidden_size", None) or weight.shape[-1]
+    width = next(lrp.skeleton.embedding.parameters()).shape[-1]
+    size = getattr(config.get_text_config(), "hidden_size", None) or width
     return float(size * next(lrp.model.parameters()).element_size())
 
 

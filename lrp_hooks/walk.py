@@ -7,7 +7,7 @@ the module in whose forward it was made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_hooks.ops import RuleFunction
+from lrp_hooks.parallel import is_collective
 from lrp_hooks.rules.attention import AttentionInputs, AttentionOutput
 
 LINEAR_NODES = {
@@ -24,6 +25,8 @@ LINEAR_NODES = {
     "AddBackward0",
     "AliasBackward0",
     "AsStridedBackward0",
+    "AsStridedBackward1",
+    "AvgPool2DBackward0",
     "CatBackward0",
     "CloneBackward0",
     "ConstantPadNdBackward0",
@@ -32,8 +35,10 @@ LINEAR_NODES = {
     "CumsumBackward0",
     "DiagonalBackward0",
     "ExpandBackward0",
+    "FftC2CBackward0",
     "FlipBackward0",
     "GatherBackward0",
+    "Im2ColBackward0",
     "IndexAddBackward0",
     "IndexBackward0",
     "IndexPutBackward0",
@@ -44,6 +49,7 @@ LINEAR_NODES = {
     "MovedimBackward0",
     "NegBackward0",
     "PermuteBackward0",
+    "RealBackward0",
     "RepeatBackward0",
     "ReshapeAliasBackward0",
     "ReshapeBackward0",
@@ -146,8 +152,11 @@ def _now() -> int:
     return int(node._sequence_nr())
 
 
-def unclaimed(output: Tensor, clock: ModuleClock) -> list[Unclaimed]:
-    """Nodes between ``output`` and the leaves that are neither linear nor claimed, in order of the forward pass."""
+def unclaimed(output: Tensor, clock: ModuleClock, linear: Container[str] = ()) -> list[Unclaimed]:
+    """Nodes between ``output`` and the leaves that are neither linear nor claimed, in order of the forward pass.
+
+    ``linear``: paths of modules that a probe has found to be linear maps, whatever nodes they are made of.
+    """
     seen: set[Any] = set()
     stack: list[tuple[Any, bool]] = [(output.grad_fn, False)]  # (node, inside an attention call)
     bad: list[Any] = []
@@ -167,13 +176,14 @@ def unclaimed(output: Tensor, clock: ModuleClock) -> list[Unclaimed]:
             bad.append(node)  # something learned or embedded enters the attention function past q, k and v
         stack.extend((below, inside) for below, _ in node.next_functions)
     bad.sort(key=lambda node: int(node._sequence_nr()))
-    return [Unclaimed(_operation(node), clock.module_of(node)) for node in bad]
+    found = [Unclaimed(operation_of(node), clock.module_of(node)) for node in bad]
+    return [entry for entry in found if entry.path not in linear]
 
 
 def _claimed(node: Any, rule: type | None) -> bool:
     if rule is not None:
-        return issubclass(rule, RuleFunction)
-    name = _operation(node)
+        return issubclass(rule, RuleFunction) or is_collective(rule)
+    name = operation_of(node)
     if name in LINEAR_NODES or name in HOMOGENEOUS_NODES:
         return True
     operands = PRODUCT_NODES.get(name)
@@ -183,5 +193,6 @@ def _claimed(node: Any, rule: type | None) -> bool:
     return not all(carrying) if len(operands) > 1 else not any(carrying)
 
 
-def _operation(node: Any) -> str:
+def operation_of(node: Any) -> str:
+    """The node's name without its namespace."""
     return str(node.name()).rsplit("::", 1)[-1]

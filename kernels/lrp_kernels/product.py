@@ -16,6 +16,7 @@ from lrp_kernels.function import RuleFunction
 __all__ = ["Bilinear", "observed_softmax", "shared_bilinear"]
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
+Observe = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, Tensor], None]
 
 
 class _Shared(RuleFunction):
@@ -23,10 +24,16 @@ class _Shared(RuleFunction):
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, product: Bilinear, factors: tuple[float, float], shift: float
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        product: Bilinear,
+        factors: tuple[float, float],
+        shift: float,
+        observe: Observe | None,
     ) -> Tensor:
         ctx.save_for_backward(a, b)
-        ctx.product, ctx.factors, ctx.shift = product, factors, shift
+        ctx.product, ctx.factors, ctx.shift, ctx.observe = product, factors, shift, observe
         return product(a + shift if shift else a, b)
 
     @staticmethod
@@ -39,17 +46,26 @@ class _Shared(RuleFunction):
             grad_b = grad_b * to_b
             if ctx.shift:  # (a + c) b is a b, a product, plus c b, linear in b
                 grad_b = grad_b + torch.autograd.grad(ctx.product(torch.full_like(a, ctx.shift), b), b, grads[0])[0]
-        return grad_a * to_a if to_a else None, grad_b, None, None, None
+        shared_a = grad_a * to_a if to_a else None
+        if ctx.observe is not None:
+            ctx.observe(a.detach(), b.detach(), shared_a, grad_b, grads[0])
+        return shared_a, grad_b, None, None, None, None
 
 
 def shared_bilinear(
-    a: Tensor, b: Tensor, product: Bilinear, factors: tuple[float, float], shift: float = 0.0
+    a: Tensor,
+    b: Tensor,
+    product: Bilinear,
+    factors: tuple[float, float],
+    shift: float = 0.0,
+    observe: Observe | None = None,
 ) -> Tensor:
     """product(a + shift, b), bilinear; ``a`` and ``b`` get ``factors`` of the relevance of product(a, b).
 
-    product(shift, b) is linear in b and goes to it whole. Source: AttnLRP, section 3.3; DESIGN.md, section 3.
+    product(shift, b) is linear in b and goes to it whole. ``observe`` is given (a, b, their gradients, the product's)
+    in the backward pass. Source: AttnLRP, section 3.3; DESIGN.md, section 3.
     """
-    out: Tensor = _Shared.call(a, b, product, factors, shift)
+    out: Tensor = _Shared.call(a, b, product, factors, shift, observe)
     return out
 
 

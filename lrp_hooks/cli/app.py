@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lrp_hooks.cli import cases
+from lrp_hooks.cli import cases, failures
 
 app = typer.Typer(
     name="lrp-hooks",
@@ -41,6 +41,12 @@ CompositeName = Annotated[str, typer.Option(help="attnlrp, cp-lrp or gradient.")
 Unknown = Annotated[str, typer.Option(help="Non-linear parts without a rule: error, or gradient to let them through.")]
 RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run model code from the repository.")]
 Checkpoint = Annotated[str, typer.Option(help="Recompute blocks in the backward pass: auto, on or off.")]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        help="What activations may take besides the model, e.g. 6GB: decides about recomputing and moving them to disk."
+    ),
+]
 Out = Annotated[
     list[Path] | None,
     typer.Option("--out", "-o", help="File to write; suffix .html .svg .png .pdf .txt .json. May be repeated."),
@@ -76,6 +82,7 @@ def attribute(
     revision: Revision = None,
     attn_implementation: Attention = None,
     checkpoint: Checkpoint = "auto",
+    max_memory: MaxMemory = None,
     unknown: Unknown = "error",
     trust_remote_code: RemoteCode = False,
 ) -> None:
@@ -97,6 +104,7 @@ def attribute(
             outputs=tuple(out or ()),
             palette=palette,
             checkpoint=checkpoint,
+            max_memory=max_memory,
             unknown=unknown,
         ),
         model=model,
@@ -150,6 +158,7 @@ def graph(
     revision: Revision = None,
     attn_implementation: Attention = None,
     checkpoint: Checkpoint = "auto",
+    max_memory: MaxMemory = None,
     unknown: Unknown = "error",
     trust_remote_code: RemoteCode = False,
 ) -> None:
@@ -177,6 +186,7 @@ def graph(
             detail=detail,
             shown=command.GraphShown(paths, metrics, tuple(out or ()), palette),
             checkpoint=checkpoint,
+            max_memory=max_memory,
             unknown=unknown,
         ),
         model=model,
@@ -225,6 +235,10 @@ def doctor(
 app.add_typer(cases.app, name="cases")
 
 
+app.command()(failures.sweep)
+app.command()(failures.compare)
+
+
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where to write the files.")] = Path("demo"),
@@ -240,11 +254,16 @@ def demo(
 def bench(
     suites: Annotated[list[str] | None, typer.Argument(help="Which suites; default all.")] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="Short profiles, nothing written.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="A trace, and time and memory per module.")] = False,
+    base: Annotated[str | None, typer.Option("--base", metavar="COMMIT", help="Compare with a commit.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip suites whose result is of this commit.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Only write the report.")] = False,
 ) -> None:
     """Run the benchmark suites of the repository and write their report."""
     from lrp_hooks.cli import bench as command
 
-    raise typer.Exit(command.run(tuple(suites or ()), smoke))
+    status = command.run(tuple(suites or ()), smoke, profile=profile, base=base, resume=resume, report=report)
+    raise typer.Exit(status)
 
 
 @app.callback(invoke_without_command=True)

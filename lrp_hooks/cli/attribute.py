@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from lrp_hooks.checkpointing import Mode
-from lrp_hooks.cli.inputs import PromptSource, make_target
+from lrp_hooks.cli.inputs import PromptSource, make_target, parse_memory
+from lrp_hooks.cli.pace import lines
 from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import InputError, LrpError
 from lrp_hooks.instrumentation import instrument
@@ -44,6 +45,7 @@ class Request:
     outputs: tuple[Path, ...] = ()
     palette: str = "red-blue"
     checkpoint: str = "auto"
+    max_memory: str | None = None
     unknown: str = "error"
     title: str = ""
 
@@ -61,6 +63,7 @@ class Request:
             raise LrpError(f"unknown normalization {self.normalize!r}. choices: {', '.join(NORMALIZATIONS)}")
         if self.checkpoint not in CHECKPOINT:
             raise InputError(f"--checkpoint {self.checkpoint!r} is unknown. choices: {', '.join(CHECKPOINT)}")
+        parse_memory(self.max_memory)
         if self.top < 1:
             raise InputError("--top must be at least 1")
 
@@ -80,13 +83,19 @@ def explain(request: Request, loaded: LoadedModel, console: Console, notes: Cons
     target = make_target(request.kind, request.target, request.contrasts, request.position, loaded.tokenizer)
     heatmaps: list[Heatmap] = []
     for composite in request.composites:
-        with working(notes, f"{composite}: {batch['input_ids'].shape[1]} tokens"):
-            options: Any = {"unknown": request.unknown, "checkpoint": CHECKPOINT[request.checkpoint]}
+        words = f"{composite}: {batch['input_ids'].shape[1]} tokens"
+        with working(notes, words) as moving:
+            told = None if moving else lines("residual points", lambda text: notes.print(text, highlight=False))
+            options: Any = {
+                "unknown": request.unknown,
+                "checkpoint": CHECKPOINT[request.checkpoint],
+                "max_memory": parse_memory(request.max_memory),
+            }
             with instrument(loaded.model, composite, **options) as lrp:
                 trace = lrp.trace(**batch)
                 if not heatmaps:
                     table = trace.top(request.top, position=request.position, tokenizer=loaded.tokenizer)
-                relevance = trace.attribute(target)
+                relevance = trace.attribute(target, progress=told)
         heatmaps.append(
             Heatmap.from_relevance(
                 relevance,

@@ -9,8 +9,17 @@ from pathlib import Path
 from lrp_hooks.errors import InputError
 
 
-def run(suites: tuple[str, ...], smoke: bool, folder: Path | None = None) -> int:
-    """Exit status of ``python -m benchmarks`` in the repository.
+def run(
+    suites: tuple[str, ...],
+    smoke: bool,
+    folder: Path | None = None,
+    *,
+    profile: bool = False,
+    base: str | None = None,
+    resume: bool = False,
+    report: bool = False,
+) -> int:
+    """Exit status of ``python -m benchmarks`` in the repository, with the options of the same names.
 
     Raises:
         InputError: the package was installed without its repository.
@@ -20,5 +29,6 @@ def run(suites: tuple[str, ...], smoke: bool, folder: Path | None = None) -> int
         raise InputError(
             "the benchmarks are in the repository, not in the package. do: clone it and `pip install -e .`"
         )
-    command = [sys.executable, "-m", "benchmarks", *suites, *(["--smoke"] if smoke else [])]
-    return subprocess.run(command, cwd=folder, check=False).returncode
+    flags = {"--smoke": smoke, "--profile": profile, "--resume": resume, "--report": report}
+    words = [flag for flag, wanted in flags.items() if wanted] + ([f"--base={base}"] if base else [])
+    return subprocess.run([sys.executable, "-m", "benchmarks", *suites, *words], cwd=folder, check=False).returncode

@@ -11,8 +11,9 @@ from rich.console import Console
 from lrp_hooks.cases.generate import encode_prompt, generate
 from lrp_hooks.cases.ifeval import ifeval_prompts
 from lrp_hooks.cli.attribute import Request, consoles, explain, working
-from lrp_hooks.cli.graph import GraphShown, per_transition, show
+from lrp_hooks.cli.graph import GraphShown, show
 from lrp_hooks.cli.inputs import PromptSource
+from lrp_hooks.cli.pace import pace
 from lrp_hooks.demo_model import LoadedModel, load_demo_model
 from lrp_hooks.errors import InputError, ModelLoadError
 from lrp_hooks.graph.model import AttributionGraph
@@ -101,7 +102,7 @@ def explain_failure(
     with (
         working(notes, f"{len(failure.ids)} tokens"),
         instrument(loaded.model) as lrp,
-        per_transition(notes) as progress,
+        pace(notes, "transitions") as progress,
     ):
         target = LogitDiff(failure.target, failure.contrast, tokenizer=loaded.tokenizer)
         trace = lrp.trace(input_ids=torch.tensor([failure.ids]))

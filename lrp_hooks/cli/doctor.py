@@ -9,20 +9,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lrp_hooks.certificate import Certificate, EntryCheck, Verdict, refusal
 from lrp_hooks.cli.attribute import consoles, working
 from lrp_hooks.errors import UnclaimedModuleError
 from lrp_hooks.instrumentation import Instrumentation, instrument
 from lrp_hooks.loading import load_model
-from lrp_hooks.relevance import Relevance
 from lrp_hooks.report import LEDGER_LIMITS, Report
-from lrp_hooks.structure import probe_ids
 from lrp_hooks.targets import LogitDiff
 
+STYLES = {Verdict.CERTIFIED: "bold green", Verdict.APPROXIMATE: "bold yellow", Verdict.REFUSED: "bold red"}
 DEFAULT_PROMPT = "When Mary and John went to the store, John gave a drink to"
 
 
 def run(model: str, *, prompt: str | None, composite: str, unknown: str, as_json: bool, **loading: Any) -> int:
-    """Print the report; 0 when every part has a rule and the ledger closes, else 1."""
+    """Print the certificate; 0 when the model is certified, else 1."""
     console, notes = consoles()
     with working(notes, f"loading {model}"):
         loaded = load_model(model, **loading)
@@ -30,30 +30,30 @@ def run(model: str, *, prompt: str | None, composite: str, unknown: str, as_json
         lrp = instrument(loaded.model, composite, unknown=unknown)  # type: ignore[arg-type]
     except UnclaimedModuleError as error:
         if as_json:
-            refusal = {"verdict": "refused", "path": error.path, "class": error.class_name, "tried": error.tried}
-            console.print_json(json.dumps({**refusal, "reason": str(error)}))
+            console.print_json(json.dumps(refusal(error)))
         else:
             console.print(f"refused: {error}", style="red", markup=False, highlight=False)
         return 1
-    with lrp:
-        report = lrp.report(_attribute(lrp, loaded.tokenizer, prompt))
+    with lrp, working(notes, "certifying"):
+        certificate = _certify(lrp, loaded.tokenizer, prompt)
     if as_json:
-        console.print_json(json.dumps(report.to_dict()))
+        console.print_json(json.dumps(certificate.to_dict()))
     else:
-        show(report, console)
-    return 0 if report.verdict == "ok" else 1
+        show(certificate, console)
+    return 0 if certificate.verdict is Verdict.CERTIFIED else 1
 
 
-def _attribute(lrp: Instrumentation, tokenizer: Any, prompt: str | None) -> Relevance:
-    """Relevance of the model's first against its second choice after the prompt."""
+def _certify(lrp: Instrumentation, tokenizer: Any, prompt: str | None) -> Certificate:
+    """On the model's first against its second choice after the prompt."""
     if tokenizer is None:
-        return lrp.trace(input_ids=probe_ids(lrp.model)[:1]).attribute(LogitDiff())
+        return lrp.certify()
     batch = tokenizer(prompt or DEFAULT_PROMPT, return_tensors="pt")
-    return lrp.trace(**batch).attribute(LogitDiff(tokenizer=tokenizer))
+    return lrp.certify(LogitDiff(tokenizer=tokenizer), **batch)
 
 
-def show(report: Report, console: Console) -> None:
-    """The report for people."""
+def show(certificate: Certificate, console: Console) -> None:
+    """The certificate for people."""
+    report = certificate.report
     facts = {
         "model": report.model,
         "composite": report.composite,
@@ -61,6 +61,7 @@ def show(report: Report, console: Console) -> None:
         "blocks": f"{report.blocks} ({report.mid_points} with a point between attention and MLP)",
         "attention": report.attention,
         "operators": report.backend,
+        "versions": ", ".join(f"{name} {version}" for name, version in certificate.versions.items()),
         "logits changed by": f"{report.value_error:g}" + (" (bit for bit equal)" if report.value_error == 0 else ""),
     }
     for name, value in facts.items():
@@ -73,9 +74,20 @@ def show(report: Report, console: Console) -> None:
         console.print()
         console.print(_ledger(report))
         console.print(_absorbed(report))
-    style = {"ok": "bold green", "approximate": "bold yellow"}.get(report.verdict, "bold red")
-    words = report.verdict + (f": {report.reason}" if report.reason else ": every part has its rule, relevance adds up")
-    console.print(f"\nverdict  {words}", style=style, markup=False, highlight=False)
+    console.print(_entries(certificate.entries), markup=False, highlight=False)
+    words = certificate.reason or "every part has its rule, and relevance adds up"
+    verdict = certificate.verdict
+    console.print(f"\nverdict  {verdict.value}: {words}", style=STYLES[verdict], markup=False, highlight=False)
+
+
+def _entries(entries: EntryCheck) -> str:
+    if entries.error is None:
+        return f"\nentries  not compared{f': {entries.reason}' if entries.reason else ''}"
+    limit = f", limit {entries.limit:g}" if entries.limit is not None else ", no limit in half precision"
+    return (
+        f"\nentries  {entries.tokens} tokens and {entries.points} points within {entries.error:.1e} of the largest "
+        f"(worst: {entries.point}{limit}), against rules for autograd nodes on the untouched model"
+    )
 
 
 def _sites(report: Report) -> Table:
@@ -96,9 +108,9 @@ def _ledger(report: Report) -> Table:
     for name in ("residual point", "relevance", "absorbed above", "error"):
         table.add_column(name, justify="right", header_style="dim")
     shown = sorted({0, len(report.ledger) // 2, len(report.ledger) - 1, _worst(report)})
-    for point in shown:
-        row = report.ledger[point]
-        name = f"{point} (worst)" if point == _worst(report) else str(point)
+    for place in shown:
+        row = report.ledger[place]
+        name = f"{row.name} (worst)" if place == _worst(report) else row.name
         table.add_row(name, f"{row.relevance:+.4f}", f"{row.absorbed:+.4f}", f"{row.error:.1e}")
     return table
 

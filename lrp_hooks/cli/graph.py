@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from lrp_hooks.cli.attribute import CHECKPOINT, consoles, working
-from lrp_hooks.cli.inputs import PromptSource, make_target
+from lrp_hooks.cli.inputs import PromptSource, make_target, parse_memory
+from lrp_hooks.cli.pace import pace
 from lrp_hooks.composites import resolve
 from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import GraphError, InputError
@@ -80,6 +78,7 @@ class GraphRequest:
     detail: bool = False
     shown: GraphShown = GraphShown()
     checkpoint: str = "auto"
+    max_memory: str | None = None
     unknown: str = "error"
 
     def check(self) -> None:
@@ -93,6 +92,7 @@ class GraphRequest:
             cut_segments(self.segments, ["a"])
         if self.checkpoint not in CHECKPOINT:
             raise InputError(f"--checkpoint {self.checkpoint!r} is unknown. choices: {', '.join(CHECKPOINT)}")
+        parse_memory(self.max_memory)
 
 
 def run(request: GraphRequest, *, model: str, **loading: Any) -> AttributionGraph:
@@ -117,7 +117,11 @@ def make(
     tokenizer = loaded.tokenizer
     batch: dict[str, Any] = request.source.encode(tokenizer)
     target = make_target("logit-diff", request.target, request.contrasts, request.position, tokenizer)
-    options: Any = {"unknown": request.unknown, "checkpoint": CHECKPOINT[request.checkpoint]}
+    options: Any = {
+        "unknown": request.unknown,
+        "checkpoint": CHECKPOINT[request.checkpoint],
+        "max_memory": parse_memory(request.max_memory),
+    }
     texts = [t.text for t in token_texts(tokenizer, batch["input_ids"][0].tolist())]
     asked: dict[str, Any] = {
         "node_threshold": request.node_threshold,
@@ -130,7 +134,7 @@ def make(
     }
     segments = None if request.segments is None else cut_segments(request.segments, texts)
     coarse = None
-    with instrument(loaded.model, request.composite, **options) as lrp, per_transition(notes) as progress:
+    with instrument(loaded.model, request.composite, **options) as lrp, pace(notes, "transitions") as progress:
         trace = lrp.trace(**batch)
         graph = trace.graph(target, segments=segments, detail=request.detail, progress=progress, **asked)
         if segments is None and request.shown.pages and too_large(graph):
@@ -160,18 +164,6 @@ def cut_segments(how: str, texts: list[str]) -> tuple[Segment, ...]:
     if how.isdigit():
         return chunks(texts, int(how))
     raise InputError(f"--segments {how!r} is unknown. choices: sentences, or a number of tokens")
-
-
-@contextmanager
-def per_transition(notes: Console) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar that advances with every transition, on a terminal."""
-    if not notes.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("transitions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def show(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,23 @@ def _chat(tokenizer: Any, messages: list[dict[str, str]]) -> str:
         raise InputError("this tokenizer has no chat template. do: give the prompt as --prompt")
     text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return text
+
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_memory(text: str | None) -> int | None:
+    """Bytes of "6GB", "512 MB", "1.5GiB" or a bare number; None for None.
+
+    Raises:
+        InputError: anything else.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if found is None or found[2].upper() not in UNITS or not float(found[1]):
+        raise InputError(f"--max-memory {text!r} is no amount of memory. do: 6GB, 512MB, 1.5GiB or a number of bytes")
+    return int(float(found[1]) * UNITS[found[2].upper()])
 
 
 def parse_token(text: str) -> Token:

@@ -16,6 +16,7 @@ from lrp_hooks.graph.group import Grouping
 from lrp_hooks.graph.model import DETAIL, AttributionGraph, EdgeDetail, TransitionInfo
 from lrp_hooks.graph.plan import Plan, Step
 from lrp_hooks.graph.prune import KeptEdges, RowBlocks, keep_above, keep_columns, keep_top_p
+from lrp_hooks.graph.tiled import TiledEdges, tiles_above, tiles_top_p
 
 Unit = Literal["logits", "value", "layer"]
 
@@ -83,7 +84,7 @@ class GraphBuilder:
         """Prune one block's closed form; nothing of the block is kept besides."""
         for step in self.plan.steps:
             if step.kind == "exact" and step.block == block:
-                self.stream(step, made.row_blocks)
+                self.stream(step, made.row_blocks, made.streamed)
                 if self.detail:
                     self.details[step] = edge_detail(made, self.kept[step])
 
@@ -104,22 +105,31 @@ class GraphBuilder:
         scores = self.scores(point)
         return scores if self.grouping is None else self.grouping.sums(scores)
 
-    def stream(self, step: Step, row_blocks: Callable[[Tensor], RowBlocks]) -> None:
-        """Prune edges that are made row by row, by closed form or packed products."""
+    def stream(
+        self,
+        step: Step,
+        row_blocks: Callable[[Tensor], RowBlocks],
+        streamed: Callable[[Tensor], RowBlocks | TiledEdges] | None = None,
+    ) -> None:
+        """Prune edges that are made row by row, by closed form or packed products.
+
+        ``streamed``: the same rows as pruning alone may take them, perhaps as tiles that never leave the kernels.
+        """
         above = self._nodes(step.above)
         rows = self.pruning.rows(above, self.value())
         if self.grouping is None:
-            blocks = row_blocks(rows)
+            self._store(step, self._pruned((streamed or row_blocks)(rows)), above, rows)
         else:
             tokens = torch.nonzero(self.scores(step.above)).flatten()
             sums = self.grouping.edge_sums(row_blocks(tokens))
             blocks = RowBlocks((rows,) if len(rows) else (), lambda wanted: sums[wanted])
-        self._store(step, self._pruned(blocks), above, rows)
+            self._store(step, self._pruned(blocks), above, rows)
 
-    def _pruned(self, blocks: RowBlocks) -> KeptEdges:
-        if self.pruning.edge_threshold is not None:
-            return keep_above(blocks, self.pruning.edge_threshold)
-        return keep_top_p(blocks, self.pruning.top_p)
+    def _pruned(self, edges: RowBlocks | TiledEdges) -> KeptEdges:
+        threshold, top_p = self.pruning.edge_threshold, self.pruning.top_p
+        if isinstance(edges, TiledEdges):
+            return tiles_top_p(edges, top_p) if threshold is None else tiles_above(edges, threshold)
+        return keep_top_p(edges, top_p) if threshold is None else keep_above(edges, threshold)
 
     def _store(self, step: Step, found: KeptEdges, above: Tensor, rows: Tensor) -> None:
         total = above.abs().sum()

@@ -10,6 +10,7 @@ from torch import Tensor
 from lrp_hooks.errors import NoClosedFormError
 from lrp_hooks.graph.carried import carried_parts, is_token_local
 from lrp_hooks.graph.edges import Transition, transition
+from lrp_hooks.graph.parallel import side_by_side
 from lrp_hooks.structure import Skeleton
 from lrp_hooks.tape import ForwardRecord, Tape
 
@@ -44,7 +45,7 @@ class TransitionSource:
         """Called in the backward pass; block ``point`` lies between residual points ``point`` and ``point + 1``.
 
         Raises:
-            NoClosedFormError: the block mixes tokens in other ways than one softmax attention call.
+            NoClosedFormError: the block mixes tokens in other ways than by softmax attention calls side by side.
         """
         current = self.record.current()
         parked = current.parked.pop(point, None)
@@ -57,8 +58,12 @@ class TransitionSource:
         block, inputs = self.skeleton.blocks[point][1], self.record.block_inputs[point]
         self._check_local(point, hidden)
         carried = None
-        if point not in self.knowledge.constant_free:
-            carried = carried_parts(block, inputs, hidden, self.tape)
+        if len(parked.inputs) > 1:
+            runs = carried_parts(block, inputs, hidden, self.tape, len(parked.inputs))
+            parked, carried = side_by_side(parked, runs)
+        elif point not in self.knowledge.constant_free:
+            (run,) = carried_parts(block, inputs, hidden, self.tape)
+            carried = None if run.constant_free else run.tangents
             if carried is None:
                 self.knowledge.constant_free.add(point)
         relevance = current.points[point]

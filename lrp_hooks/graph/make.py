@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lrp_hooks.attribute import around_points
 from lrp_hooks.checkpointing import Checkpointing
 from lrp_hooks.errors import GraphError, NoClosedFormError
 from lrp_hooks.graph.build import GraphBuilder
 from lrp_hooks.graph.collect import TransitionSource
 from lrp_hooks.graph.packed import StateCollector
 from lrp_hooks.graph.plan import Method, Step
+from lrp_hooks.relevance import Relevance
 from lrp_hooks.structure import Skeleton
 from lrp_hooks.tape import ForwardRecord, Tape
 
@@ -67,6 +69,48 @@ class GraphMaker:
     def _packed(self, step: Step) -> None:
         span = self.states.span(self.skeleton, self.tape, step.block, step.end)
         self.builder.stream(step, lambda wanted: span.row_blocks(wanted, self.memory))
+
+
+def explained_token(relevance: Relevance, row: int, *, connected: bool) -> int:
+    """The token at the last residual point that a graph ends at: the target's position, or what the head reads.
+
+    Raises:
+        GraphError: the head reads several tokens and the graph is to be connected to one.
+    """
+    if relevance.position is not None:
+        return int(relevance.position[row])
+    read = torch.nonzero(relevance.layers[row, -1]).flatten()
+    if len(read) > 1 and connected:
+        raise GraphError(
+            f"the head reads {len(read)} tokens at the last residual point: no single node to connect a graph to. "
+            "do: connected=False"
+        )
+    return int(relevance.layers[row, -1].abs().argmax())
+
+
+def check_cuts(record: ForwardRecord, relevance: Relevance, row: int, method: Method) -> float:
+    """Largest share of sum |R| that passes a residual point on another way: shared keys and values, inputs per layer.
+
+    Such ways have no edges in a graph of residual points.
+
+    Raises:
+        NoClosedFormError: there are such ways, and the graph was to be exact.
+    """
+    points, nothing = relevance.layers.shape[1], torch.zeros_like(relevance.value)
+    passing = None if record.latest is None else around_points(record.latest, points, nothing)
+    if passing is None:
+        return 0.0
+    whole = relevance.layers[row].abs().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
+    around = float((passing[row].to(whole).abs() / whole).max())
+    if around and method == "exact":
+        raise NoClosedFormError(
+            f"up to {around:.0%} of relevance passes residual points on other ways (keys and values or inputs that "
+            "several blocks share), and a graph of residual points has no edges for those. "
+            "do: method='auto' draws all others, and the graph says the share"
+        )
+    if around:
+        logger.warning("up to %.0f%% of relevance passes residual points on other ways; no edges show it", 100 * around)
+    return around
 
 
 def scores_of(record: ForwardRecord, row: int, point: float) -> Tensor:

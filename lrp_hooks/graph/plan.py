@@ -67,6 +67,7 @@ def make_plan(
         GraphError: points out of range or not ascending, a mid point that a block does not have, or a transition that
             the method cannot make.
     """
+    check_one_stream(skeleton)
     if method not in METHODS:
         raise GraphError(f"method={method!r} is unknown. choices: {', '.join(METHODS)}")
     if mid and points is not None:
@@ -86,12 +87,26 @@ def _all_points(skeleton: Skeleton, mid: bool) -> tuple[float, ...]:
     return tuple(chosen)
 
 
+def check_one_stream(skeleton: Skeleton) -> None:
+    """Raises:
+    GraphError: for encoder-decoder models.
+    """
+    if skeleton.encoder is not None:
+        raise GraphError(
+            "in an encoder-decoder model every decoder block also reads the encoder's output: its residual points are "
+            "no cuts, and edges through cross-attention are not made yet. do: attribute(), whose .layers and "
+            ".encoder.layers have both streams"
+        )
+
+
 def check_points(skeleton: Skeleton, points: Sequence[float]) -> tuple[float, ...]:
     """Residual points in order, whole numbers as int.
 
     Raises:
-        GraphError: fewer than two, out of range, not ascending, or a mid point that a block does not have.
+        GraphError: an encoder-decoder model; fewer than two, out of range, not ascending, or a mid point that a block
+            does not have.
     """
+    check_one_stream(skeleton)
     last = len(skeleton.blocks)
     words = ", ".join(map(str, points))
     if len(points) < 2:

@@ -71,12 +71,12 @@ def keep_above(rows: RowBlocks, threshold: float) -> KeptEdges:
         count += int(torch.count_nonzero(size))
         mass += float(size.sum(dtype=torch.float64))
         parts.append(_emit(block, edges, size > threshold))
-    return _kept(parts, count, mass)
+    return kept_edges(parts, count, mass)
 
 
 def keep_top_p(rows: RowBlocks, top_p: float) -> KeptEdges:
     """The smallest set of edges with sum |A| >= top_p * total, ties at its boundary kept."""
-    seen = _Histogram(top_p)
+    seen = Histogram(top_p)
     candidates, cuts = [], []
     for block in rows.blocks:
         edges = rows.edges(block)
@@ -84,14 +84,14 @@ def keep_top_p(rows: RowBlocks, top_p: float) -> KeptEdges:
         cuts.append(seen.cut(seen.margin))
         candidates.append(_emit(block, edges, _from(cuts[-1], bins, edges)))
     if not seen.count:
-        return _kept([], 0, 0.0)
+        return kept_edges([], 0, 0.0)
     boundary = seen.cut(top_p)
     for number, block in enumerate(rows.blocks):
         if cuts[number] > boundary:
             edges = rows.edges(block)
             candidates[number] = _emit(block, edges, _from(boundary, _bins(edges.abs()), edges))
-    kept = _settle(_joined(candidates), boundary, seen.goal(boundary), top_p)
-    return _kept([kept], seen.count, seen.total)
+    kept = settle(_joined(candidates), boundary, seen.goal(boundary), top_p)
+    return kept_edges([kept], seen.count, seen.total)
 
 
 def keep_columns(edges: Columns, top_p: float, edge_threshold: float | None) -> KeptEdges:
@@ -100,13 +100,13 @@ def keep_columns(edges: Columns, top_p: float, edge_threshold: float | None) -> 
     size = weight.abs().double()
     count, mass = int(torch.count_nonzero(size)), float(size.sum())
     if not count:
-        return _kept([], 0, 0.0)
-    kept = _above(edges, size > edge_threshold) if edge_threshold is not None else _largest(edges, top_p * mass, top_p)
-    return _kept([kept], count, mass)
+        return kept_edges([], 0, 0.0)
+    kept = above(edges, size > edge_threshold) if edge_threshold is not None else _largest(edges, top_p * mass, top_p)
+    return kept_edges([kept], count, mass)
 
 
 @dataclass(eq=False)
-class _Histogram:
+class Histogram:
     """Mass of |A| per logarithmic bin; bin 0 also holds the zeros."""
 
     top_p: float
@@ -155,25 +155,26 @@ def _from(cut: int, bins: Tensor, edges: Tensor) -> Tensor:
     return bins >= cut if cut else edges != 0
 
 
-def _settle(edges: Columns, boundary: int, missing: float, top_p: float) -> Columns:
-    """All edges above the boundary bin, and those of it that are still needed."""
+def settle(edges: Columns, boundary: int, missing: float, top_p: float) -> Columns:
+    """Of edges from bin ``boundary`` upwards: all above the boundary bin, and those of it that are still needed."""
     bins = _bins(edges[2].abs())
-    ties = _largest(_above(edges, bins == boundary), missing, top_p)
-    return _joined([_above(edges, bins > boundary), ties])
+    ties = _largest(above(edges, bins == boundary), missing, top_p)
+    return _joined([above(edges, bins > boundary), ties])
 
 
 def _largest(edges: Columns, missing: float, top_p: float) -> Columns:
     """The largest edges that together carry ``missing``, and all that equal the smallest of them."""
-    if top_p >= 1.0:
-        return _above(edges, edges[2] != 0)
+    if top_p >= 1.0 or not len(edges[2]):
+        return above(edges, edges[2] != 0)
     size = edges[2].abs().double()
     ordered, _ = size.sort(descending=True)
     enough = torch.nonzero(ordered.cumsum(0) >= missing * ROUNDING).flatten()
     smallest = ordered[int(enough[0])] if len(enough) else ordered[-1]
-    return _above(edges, size >= smallest)
+    return above(edges, size >= smallest)
 
 
-def _above(edges: Columns, mask: Tensor) -> Columns:
+def above(edges: Columns, mask: Tensor) -> Columns:
+    """The edges that a mask [E] names."""
     target, source, weight = edges
     return target[mask], source[mask], weight[mask]
 
@@ -188,7 +189,8 @@ def _emit(index: Tensor, edges: Tensor, wanted: Tensor) -> Columns:
     return index[row], column, edges[row, column]
 
 
-def _kept(parts: list[Columns], count: int, mass: float) -> KeptEdges:
+def kept_edges(parts: list[Columns], count: int, mass: float) -> KeptEdges:
+    """Sorted, on the CPU; ``count`` and ``mass``: of all non-zero edges before pruning."""
     if parts:
         target, source, weight = (column.cpu() for column in _joined(parts))
     else:

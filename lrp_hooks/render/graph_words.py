@@ -57,6 +57,9 @@ def _kept(graph: AttributionGraph) -> Iterator[str]:
     pruning = graph.about.get("pruning")
     if isinstance(pruning, dict):
         yield from _pruning(pruning)
+    around = graph.about.get("around")
+    if isinstance(around, int | float):
+        yield f"up to {around:.0%} of relevance passes residual points on other ways, without an edge"
 
 
 def _pruning(pruning: dict[str, object]) -> Iterator[str]:

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lrp_hooks.ops import RuleFunction, relevance_sum, tanh_slope
+from lrp_hooks.ops import AttentionRule, Interval, RuleFunction, relevance_sum, tanh_slope
 from lrp_hooks.patching import Handle, redirect_attention
+from lrp_hooks.rules.fused import fused_attention
+from lrp_hooks.rules.visible import visible
 from lrp_hooks.sites import Site
 from lrp_hooks.tape import AttentionRun, ForwardRecord, per_row
 
@@ -48,17 +50,15 @@ def share_attention(query: float, key: float, value: float, *, softcap_slope: bo
             if not (torch.is_grad_enabled() and v.requires_grad):
                 return base(module, q, k, v, mask, **kwargs)
             # masks and biases made from hidden states (Doge, Inkling) say how tokens mix: constants, like other masks
-            mask = mask.detach() if isinstance(mask, Tensor) else mask
-            kwargs = {name: x.detach() if isinstance(x, Tensor) else x for name, x in kwargs.items()}
+            site.tape.holds_bias |= any(_moves(x) for x in (mask, *kwargs.values()))
+            mask = _constant(mask)
+            kwargs = {name: _constant(x) for name, x in kwargs.items()}
             record = site.tape.record
-            setting = Setting(module, mask, kwargs, factors, softcap_slope)
+            seen = visible(module.config._lrp_hooks_base, module, q, k, mask, kwargs)
+            setting = Setting(module, mask, kwargs, factors, softcap_slope, seen)
             q, k, v = AttentionInputs.call(q, k, v, setting, record, site.block)
             with site.tape.own_rule():
-                if softcap_slope and kwargs.get("softcap") is not None:
-                    with _TanhSlope():
-                        out, weights = base(module, q, k, v, mask, **kwargs)
-                else:
-                    out, weights = base(module, q, k, v, mask, **kwargs)
+                out, weights = setting.attend(base, q, k, v)
             return AttentionOutput.call(out, record, site.block), weights
 
         return redirect_attention(site.module, attention)
@@ -66,15 +66,50 @@ def share_attention(query: float, key: float, value: float, *, softcap_slope: bo
     return register
 
 
-@dataclass(frozen=True, eq=False)
+def _moves(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.requires_grad
+
+
+def _constant(x: Any) -> Any:
+    return x.detach() if _moves(x) else x
+
+
+@dataclass(eq=False)
 class Setting:
-    """What one attention call was given besides q, k and v."""
+    """What one attention call was given besides q, k and v, and how it was computed.
+
+    Attributes:
+        interval: which columns each row sees, [T] or [B, T]; None where that is no interval.
+        lse: [B, H, T] log-sum-exp of the scores, where the Triton kernels computed the attention; else None.
+    """
 
     module: Any
     mask: Any
     options: dict[str, Any]
     factors: Factors
     softcap_slope: bool
+    interval: Interval | None = None
+    lse: Tensor | None = None
+
+    def attend(self, base: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Any]:
+        """(out [B, T, H, d], weights or None), by the Triton kernels or by the model's own function."""
+        made = fused_attention(base, self.module, q, k, v, self.mask, self.options, self.kernel_rule(q), self.interval)
+        if made is not None:
+            out, self.lse = made
+            return out, None
+        if self.softcap_slope and self.options.get("softcap") is not None:
+            with _TanhSlope():
+                out, weights = base(self.module, q, k, v, self.mask, **self.options)
+        else:
+            out, weights = base(self.module, q, k, v, self.mask, **self.options)
+        return out, weights
+
+    def kernel_rule(self, q: Tensor) -> AttentionRule:
+        """The plain gradient, of what takes part: `AttentionInputs` shares it out."""
+        scale = self.options.get("scaling")
+        query, key = float(bool(self.factors.query)), float(bool(self.factors.key))
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
+        return AttentionRule(scale, self.options.get("softcap"), self.softcap_slope, query, key, 1.0)
 
 
 class AttentionInputs(RuleFunction):
@@ -116,7 +151,7 @@ class AttentionInputs(RuleFunction):
         if "absorbed" in record.want:
             shares = [_total(x, grad) for x, grad in zip((q, k, v), scaled, strict=True)]
             kept = shares[2] * ((1.0 - factors.value) / factors.value) - shares[0] - shares[1]
-            current.add(current.attention, ctx.block, record.unscaled(kept))
+            current.add(current.attention, ctx.block, record.unscaled(record.summed(kept)))
         return (*scaled, None, None, None)
 
 

@@ -45,6 +45,8 @@ class Scope:
     Attributes:
         constants: id of the module's bias, which a hook on the module books already.
         suspended: how many calls of child modules, which have rules of their own, are running.
+        decisions, roles: what products turned out to be; runs without gradients read them in the same order.
+        softmaxes: where the weights of softmaxes that are constants lie in memory.
         rows: batch row of each leading index, where a forward has regrouped its tokens (experts).
     """
 
@@ -57,6 +59,9 @@ class Scope:
     name: str = "inline"
     decisions: list[Any] = field(default_factory=list)
     cursor: int = 0
+    roles: list[str] = field(default_factory=list)
+    roles_read: int = 0
+    softmaxes: set[int] = field(default_factory=set)
 
     def remembered(self, decide: Callable[[], Any]) -> Any:
         """With gradients: decide, and remember. In forward mode: what was decided at the same place of the forward.
@@ -117,14 +122,16 @@ def claim_operations(
     """
     scopes: list[Scope] = []
     latest: list[Any] = []
+    roles: list[str] = []
 
     def run(original: Any, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled() and site.tape.detour is None:
             return original(*args, **kwargs)
-        scope = Scope(site, shares, frozenset({id(getattr(site.module, "bias", None))}))
+        scope = Scope(site, shares, _booked_bias(site.module))
         if torch.is_grad_enabled():
             latest.clear()
-        scope.decisions = latest
+            roles.clear()
+        scope.decisions, scope.roles = latest, roles
         if prepare is not None:
             args, kwargs = prepare(scope, args, kwargs)
         scopes.append(scope)
@@ -139,6 +146,13 @@ def claim_operations(
         handles.append(child.register_forward_pre_hook(lambda *_: _suspend(scopes, 1), prepend=True))
         handles.append(child.register_forward_hook(lambda *_: _suspend(scopes, -1), always_call=True))
     return Handles(handles)
+
+
+def _booked_bias(module: Any) -> frozenset[int]:
+    """id of the module's bias, which a hook on the module books; not where a module inside shares it and books it."""
+    bias = getattr(module, "bias", None)
+    shared = any(getattr(inner, "bias", None) is bias for inner in list(module.modules())[1:])
+    return frozenset() if bias is None or shared else frozenset({id(bias)})
 
 
 def _suspend(scopes: list[Scope], step: int) -> None:

@@ -5,6 +5,7 @@ Source: AttnLRP (arXiv 2402.05602), section 3.3.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,16 @@ from lrp_hooks.rules.attention import AttentionInputs, AttentionOutput, Factors,
 from lrp_hooks.rules.carrying import absorb, booking, carries, dual, still, tangent
 from lrp_hooks.rules.elementwise import elementwise, power
 from lrp_hooks.rules.provenance import is_gate, is_softmax, mark_gate, same_source
+from lrp_hooks.rules.written import (
+    VALUES,
+    Observe,
+    detoured,
+    note_softmax,
+    role_of,
+    watch,
+    watched_constant,
+)
+from lrp_hooks.tape import AttentionRun
 
 if TYPE_CHECKING:
     from lrp_hooks.rules.inline import Scope
@@ -77,10 +88,17 @@ def pair_shares(scope: Scope, a: Tensor, b: Tensor) -> tuple[float, float]:
     return (gate, 1.0 - gate) if is_gate(a) else (1.0 - gate, gate)
 
 
-def share(func: Any, a: Tensor, b: Tensor, factors: tuple[float, float], shift: float = 0.0) -> Tensor:
+def share(
+    func: Any,
+    a: Tensor,
+    b: Tensor,
+    factors: tuple[float, float],
+    shift: float = 0.0,
+    observe: Observe | None = None,
+) -> Tensor:
     """func(a + shift, b) with ``factors`` of the relevance of func(a, b)."""
     if torch.is_grad_enabled():
-        return shared_bilinear(a, b, func, factors, shift)
+        return shared_bilinear(a, b, func, factors, shift, observe)
     pa, pb, da, db = still(a), still(b), tangent(a), tangent(b)
     assert da is not None
     assert db is not None
@@ -94,10 +112,19 @@ def bilinear(scope: Scope, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     """matmul and relatives: half to each factor."""
     a: Any = args[0]
     b: Any = args[1] if len(args) > 1 else kwargs.get("other", kwargs.get("mat2"))
-    if not (carries(a) and carries(b)):
-        return func(*args, **kwargs)
-    rest = args[2:]
-    return share(lambda x, y: func(x, y, *rest), a, b, (0.5, 0.5))
+    return _matched(scope, lambda x, y: func(x, y, *args[2:]), a, b)
+
+
+def _matched(scope: Scope, multiply: Callable[[Tensor, Tensor], Tensor], a: Any, b: Any) -> Tensor:
+    """A matrix product, which may be one of the two of an attention that is written out."""
+    role = role_of(scope, a, b)
+    a, b = detoured(scope, role, a, b)
+    observe = watch(scope, role)
+    if carries(a) and carries(b):
+        return share(multiply, a, b, (0.5, 0.5), observe=observe)
+    if observe is not None and role == VALUES and torch.is_grad_enabled():
+        return watched_constant(a, b, multiply, observe)
+    return multiply(a, b)
 
 
 def einsum(scope: Scope, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -115,11 +142,8 @@ def baddbmm(scope: Scope, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     beta, alpha = kwargs.get("beta", 1), kwargs.get("alpha", 1)
     if carries(bias):
         return func(*args, **kwargs)
-    if not (carries(a) and carries(b)):
-        out = func(*args, **kwargs)
-        return absorb(scope, out, bias * beta) if carries(out) else out
-    out = share(lambda x, y: torch.baddbmm(bias, x, y, beta=beta, alpha=alpha), a, b, (0.5, 0.5))
-    return absorb(scope, out, bias * beta)
+    out = _matched(scope, lambda x, y: torch.baddbmm(bias, x, y, beta=beta, alpha=alpha), a, b)
+    return absorb(scope, out, bias * beta) if carries(out) else out
 
 
 def glu(scope: Scope, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -138,6 +162,7 @@ def softmax(scope: Scope, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
         return func(*args, **kwargs)
     value = func(still(x), *args[1:], **kwargs)
     if not scope.shares.softmax:
+        note_softmax(scope, value)
         return value
     dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
     if not torch.is_grad_enabled():
@@ -148,6 +173,8 @@ def softmax(scope: Scope, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
 def attention(scope: Scope, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """F.scaled_dot_product_attention called past the attention interface: the softmax rule by its two products."""
     q, k, v = args[:3]
+    if scope.site.tape.detour is not None and not torch.is_grad_enabled():
+        return _elsewhere(scope, func, q, k, v, args[3:], kwargs)
     if not (torch.is_grad_enabled() and carries(v)):
         return func(*args, **kwargs)
     names = dict(zip(("attn_mask", "dropout_p", "is_causal", "scale"), args[3:], strict=False)) | kwargs
@@ -159,3 +186,20 @@ def attention(scope: Scope, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     q, k, v = AttentionInputs.call(q, k, v, setting, record, block)
     out = func(q, k, v, *args[3:], **{**kwargs, "dropout_p": 0.0} if len(args) < 5 else kwargs)
     return AttentionOutput.call(out.transpose(1, 2), record, block).transpose(1, 2)
+
+
+def _elsewhere(
+    scope: Scope, func: Any, q: Tensor, k: Tensor, v: Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor:
+    """The call as the detour that is set makes it."""
+    names = dict(zip(("attn_mask", "dropout_p", "is_causal", "scale"), rest, strict=False)) | kwargs
+    mask, options = names.pop("attn_mask", None), {**names, "dropout_p": 0.0}
+
+    def base(_module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, **options: Any) -> tuple[Tensor, None]:
+        masked = {**options, "is_causal": False} if mask is not None else options
+        return func(q, k, v, attn_mask=mask, **masked).transpose(1, 2), None
+
+    detour = scope.site.tape.detour
+    assert detour is not None
+    run = AttentionRun(base, scope.site.module, q, k, v, mask, options, scope.site.block)
+    return detour.attend(run)[0].transpose(1, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
@@ -10,10 +10,13 @@ from torch import Tensor
 
 from lrp_hooks.attribute import build_relevance
 from lrp_hooks.errors import NonFiniteError, TargetError
+from lrp_hooks.parallel import check_whole
 from lrp_hooks.relevance import Relevance
 from lrp_hooks.targets import AnyTarget, SequenceLogProb, SequenceLogProbDiff, as_target
 from lrp_hooks.trace.forward import TracedForward
 
+Progress = Callable[[int, int], None]
+"""Is told (steps done, steps in all)."""
 HALF_SEED_SCALES = (256.0, 16.0, 1.0, 1.0 / 16.0)
 """float16 seeds, tried in order until no score overflows."""
 
@@ -23,12 +26,24 @@ class Attributions(TracedForward):
 
     @overload
     def attribute(
-        self, target: AnyTarget, *, heads: bool = ..., neurons: bool = ..., absorbed: bool = ...
+        self,
+        target: AnyTarget,
+        *,
+        heads: bool = ...,
+        neurons: bool = ...,
+        absorbed: bool = ...,
+        progress: Progress | None = ...,
     ) -> Relevance: ...
 
     @overload
     def attribute(
-        self, target: Iterable[AnyTarget], *, heads: bool = ..., neurons: bool = ..., absorbed: bool = ...
+        self,
+        target: Iterable[AnyTarget],
+        *,
+        heads: bool = ...,
+        neurons: bool = ...,
+        absorbed: bool = ...,
+        progress: Progress | None = ...,
     ) -> list[Relevance]: ...
 
     def attribute(
@@ -38,23 +53,30 @@ class Attributions(TracedForward):
         heads: bool = False,
         neurons: bool = False,
         absorbed: bool = True,
+        progress: Progress | None = None,
     ) -> Relevance | list[Relevance]:
         """Relevance of one target, or of each of several. One backward pass each.
 
         Args:
-            target: a target of `lrp_hooks.targets`, or any function of the logits [B, V] at the last position that
-                returns one scalar per row, [B].
+            target: a target of `lrp_hooks.targets`, or any function of the logits [B, V] (at the last position, or of
+                classes; [B, 2, T] of models that answer questions) that returns one scalar per row, [B].
             heads: also relevance per attention head, [B, L, H, T].
             neurons: also relevance per MLP neuron (B x T x I floats per block).
             absorbed: also what biases, positions and softmax absorbed; needed for `Relevance.ledger`.
+            progress: called with (residual points reached, residual points in all) while the gradient runs back.
 
         Raises:
             RemovedError, TargetError, TokenError, NonFiniteError.
         """
         if isinstance(target, Iterable):
-            return [self.attribute(t, heads=heads, neurons=neurons, absorbed=absorbed) for t in target]
+            more: Any = {"heads": heads, "neurons": neurons, "absorbed": absorbed, "progress": progress}
+            return [self.attribute(t, **more) for t in target]
         wants = {"heads": heads, "neurons": neurons, "absorbed": absorbed}
-        return self._attribute(target, frozenset(name for name, wanted in wants.items() if wanted))
+        chosen = frozenset(name for name, wanted in wants.items() if wanted)
+        if progress is None:
+            return self._attribute(target, chosen)
+        last = len(self._lrp.skeleton.blocks)
+        return self._listen(target, lambda point, *_: progress(last + 1 - point, last + 1), chosen)
 
     def _listen(self, target: AnyTarget, on_point: Any, wants: frozenset[str]) -> Relevance:
         """Attribute while something listens at the residual points."""
@@ -67,6 +89,7 @@ class Attributions(TracedForward):
                 self._record.latest.parked.clear()
 
     def _attribute(self, target: AnyTarget, wants: frozenset[str]) -> Relevance:
+        check_whole(wants, self._lrp.tape.ranks)
         self._record.want = wants
         with torch.enable_grad():
             value, position, words = self._evaluate(target)
@@ -74,16 +97,20 @@ class Attributions(TracedForward):
                 raise NonFiniteError(f"the target is not finite: {words} = {value.tolist()}")
             return self._backward(value, position, words)
 
-    def _evaluate(self, target: AnyTarget) -> tuple[Tensor, Tensor, str]:
-        """The target's value per row with its graph, its position per row, and its description."""
+    def _evaluate(self, target: AnyTarget) -> tuple[Tensor, Tensor | None, str]:
+        """The target's value per row with its graph, its position per row (where it has one), and its description."""
+        output = self._lrp.skeleton.output
+        if isinstance(target, (SequenceLogProb, SequenceLogProbDiff)) and not output.causal:
+            raise TargetError(
+                f"{type(self._lrp.model).__name__} does not predict the next token: a span of tokens has no probability"
+            )
         if isinstance(target, SequenceLogProb):
             value = self._span_log_prob(target.start, target.end)
             return value, self.positions(-1), f"log p(tokens {target.start}:{'' if target.end is None else target.end})"
         if isinstance(target, SequenceLogProbDiff):
             return self._continuation_difference(), self.positions(-1), "log p(target span) - log p(contrast span)"
-        target = as_target(target)
-        position = self.positions(target.position)
-        logits = self._logits(position[:, None])[:, 0]
+        target = as_target(target).on(output)
+        logits, position = self._logits_at(target.position)
         return target.value(logits), position, target.describe(logits)
 
     def _span_log_prob(self, start: int, end: int | None) -> Tensor:
@@ -109,7 +136,7 @@ class Attributions(TracedForward):
         sign = torch.tensor([1.0, -1.0], device=self.attention_mask.device)
         return self._span_log_prob(self.prompt_length, None) * sign
 
-    def _backward(self, value: Tensor, position: Tensor, words: str) -> Relevance:
+    def _backward(self, value: Tensor, position: Tensor | None, words: str) -> Relevance:
         record, lrp = self._record, self._lrp
         for scale in HALF_SEED_SCALES if record.seed_scale != 1.0 else (1.0,):
             record.seed_scale, record.latest = scale, None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lrp_hooks.errors import GradientError, NonFiniteError, RemovedError, TargetError
 from lrp_hooks.patching import replace_forward
@@ -33,14 +33,17 @@ class TracedForward:
         self._record = ForwardRecord(tape=lrp.tape)
         self._inputs = inputs
         self.prompt_length: int | None = None
-        captured: list[Any] = []
-        handle = lrp.skeleton.decoder.register_forward_hook(lambda _m, _a, out: captured.append(out))
+        captured: dict[nn.Module, Any] = {}
+        parts = [stream.decoder for stream in lrp.skeleton.streams]
+        handles = [part.register_forward_hook(lambda m, _a, out: captured.setdefault(m, out)) for part in parts]
         try:
-            with torch.enable_grad(), lrp.tape.recording(self._record):
+            with torch.enable_grad(), lrp.tape.recording(self._record), lrp.checkpointing.saving(lrp.model, inputs):
                 lrp.model(**inputs, **self._keep(1))
         finally:
-            handle.remove()
-        self._hidden = captured[0]
+            for handle in handles:
+                handle.remove()
+        self._captured = captured
+        self._hidden = captured[lrp.skeleton.decoder]
         mask = self._record.attention_mask
         assert mask is not None
         self.attention_mask: Tensor = mask
@@ -52,7 +55,9 @@ class TracedForward:
             raise NonFiniteError("the hidden states contain NaN or infinity. do: try float32 or bfloat16")
 
     def _keep(self, positions: int | Tensor) -> dict[str, Any]:
-        """The argument that limits the head to some positions, where the model has it."""
+        """The argument that limits the head to some positions, where the model has it and logits have positions."""
+        if self._lrp.skeleton.output.kind != "tokens":
+            return {}
         known = inspect.signature(type(self._lrp.model).forward).parameters
         return {"logits_to_keep": positions} if "logits_to_keep" in known else {}
 
@@ -75,33 +80,70 @@ class TracedForward:
         return first + index
 
     def logits(self, position: int = -1) -> Tensor:
-        """Logits [B, V] at ``position`` of each row, as the model reports them, without graph."""
+        """Logits [B, V] at ``position`` of each row, as the model reports them, without graph; [B, 2, T] of answers."""
         with torch.no_grad():
-            return self._logits(self.positions(position)[:, None])[:, 0]
+            return self._logits_at(position)[0]
+
+    def _logits_at(self, position: int) -> tuple[Tensor, Tensor | None]:
+        """What a target at ``position`` is a function of, and its columns [B]; None where logits have no positions.
+
+        Raises:
+            TargetError: no such position; any but -1 where the model gives one set of logits per input.
+        """
+        if self._lrp.skeleton.output.kind == "tokens":
+            columns = self.positions(position)
+            return self._logits(columns[:, None])[:, 0], columns
+        if position != -1:
+            raise TargetError(
+                f"{type(self._lrp.model).__name__} gives one set of logits per input, not per token: there is no "
+                f"position {position}. do: leave the target's position out"
+            )
+        return self._head({}), None
 
     def _logits(self, columns: Tensor) -> Tensor:
-        """Logits [B, P, V] at columns [B, P]: the model's own head on the captured hidden states."""
-        self._check()
+        """Logits [B, P, V] at columns [B, P]."""
         wanted = torch.unique(columns)
-        model, decoder = self._lrp.model, self._lrp.skeleton.decoder
-        hidden = copy.copy(self._hidden)
         keep = self._keep(wanted)
-        stub = replace_forward(decoder, lambda original, *args, **kwargs: hidden, outermost=True)
-        try:
-            with self._lrp.tape.recording(self._record):
-                logits: Tensor = model(**self._inputs, **keep).logits
-        finally:
-            stub.remove()
+        logits = self._head(keep)
         index = torch.searchsorted(wanted, columns) if keep else columns
         return logits.gather(1, index[:, :, None].expand(-1, -1, logits.shape[-1]))
+
+    def _head(self, keep: dict[str, Any]) -> Tensor:
+        """The model's own head on the captured hidden states; logits shaped as `Output.of` says."""
+        self._check()
+        stubs = [replace_forward(part, _returns(out), outermost=True) for part, out in self._captured.items()]
+        try:
+            with self._lrp.tape.recording(self._record):
+                return self._lrp.skeleton.output.of(self._lrp.model(**self._inputs, **keep))
+        finally:
+            for stub in stubs:
+                stub.remove()
 
     def top(
         self, k: int = 10, *, position: int = -1, tokenizer: Any = None, extra: Sequence[int | str] = (), row: int = 0
     ) -> list[TopToken]:
-        """Top-k table at ``position`` of one row; ``extra`` tokens come with their true rank."""
-        return top_tokens(self.logits(position)[row], k, tokenizer, extra)
+        """Top-k table at ``position`` of one row; ``extra`` tokens come with their true rank. Classes by their names.
+
+        Raises:
+            TargetError: of a model that answers questions, which ranks no tokens.
+        """
+        output = self._lrp.skeleton.output
+        if output.kind == "span":
+            raise TargetError("start and end logits rank positions, not tokens. do: logits() has both, [B, 2, T]")
+        logits = self.logits(position)[row]
+        return top_tokens(logits, min(k, len(logits)), tokenizer or output.labels, extra)
+
+
+def _returns(output: Any) -> Callable[..., Any]:
+    """A forward that returns the same again; copied, since a model may change the object it gets."""
+    return lambda original, *args, **kwargs: copy.copy(output)
 
 
 def _last_hidden(output: Any) -> Tensor:
-    states: Tensor = output[0] if isinstance(output, tuple) else output.last_hidden_state
-    return states
+    """What the decoder returns; logits where it is a language model itself (EncoderDecoderModel)."""
+    if isinstance(output, tuple):
+        first: Tensor = output[0]
+        return first
+    states: Tensor | None = getattr(output, "last_hidden_state", None)
+    logits: Tensor = output.logits if states is None else states
+    return logits

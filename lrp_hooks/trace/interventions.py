@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lrp_hooks.ablation import Cut, EdgeCut, HeadCut
 from lrp_hooks.errors import TargetError
+from lrp_hooks.probe import without_cache
 from lrp_hooks.targets import AnyTarget, SequenceLogProb, SequenceLogProbDiff, as_target
 from lrp_hooks.trace.attribution import Attributions
 
@@ -20,7 +21,7 @@ class Ablation:
 
     Attributes:
         before, after: the target's value with the whole model and with the cut one, in the target's unit.
-        logits: [V] float32, at the target's position, of the cut model.
+        logits: [V] float32 ([2, T] of answers), at the target's position, of the cut model.
         target: what was measured, in words.
     """
 
@@ -54,7 +55,7 @@ class Interventions(Attributions):
             edges: (block, source, target) or (block, source, target, head): in that block (and head) token ``target``
                 does not see token ``source``; the softmax gives its weight to the others (attention knockout, arXiv
                 2304.14767). `AttributionGraph.attention_edges` lists those of a graph.
-            tokens: no later token sees these, in any block; they still see themselves.
+            tokens: no other token sees these, in any block; they still see themselves.
             row: which sequence of the batch.
 
         Raises:
@@ -64,14 +65,17 @@ class Interventions(Attributions):
         self._check()
         if isinstance(target, (SequenceLogProb, SequenceLogProbDiff)):
             raise TargetError("the log-probability of a span is no target for cuts. do: a target at one position")
-        target = as_target(target)
-        column = self.positions(target.position)[row : row + 1]
+        output = self._lrp.skeleton.output
+        target = as_target(target).on(output)
         with torch.no_grad():
-            whole = self._logits(self.positions(target.position)[:, None])[row]
+            logits, columns = self._logits_at(target.position)
+            whole, column = logits[row : row + 1], None if columns is None else columns[row : row + 1]
             target = target.fixed(whole)
-            cut = Cut.of(heads, edges, tokens, row, self._lrp.skeleton, self.attention_mask[row], int(column))
-            with self._lrp.tape.detoured(cut):
-                out = self._lrp.model(**self._inputs, use_cache=False, **self._keep(column))
-        logits = out.logits[row, -1:] if self._keep(column) else out.logits[row, column]
-        values = [float(target.value(x)) for x in (whole, logits)]
-        return Ablation(values[0], values[1], logits[0].float(), target.describe(whole))
+            at = None if column is None else int(column)
+            cut = Cut.of(heads, edges, tokens, row, self._lrp.skeleton, self.attention_mask[row], at)
+            keep = {} if column is None else self._keep(column)
+            with self._lrp.tape.detoured(cut, len(self.attention_mask)):
+                out = output.of(self._lrp.model(**self._inputs, **without_cache(self._lrp.model), **keep))
+        changed = out[row : row + 1] if column is None else out[row, -1:] if keep else out[row, column]
+        values = [float(target.value(x)) for x in (whole, changed)]
+        return Ablation(values[0], values[1], changed[0].float(), target.describe(whole))

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+ROWS_AT_ONCE = 256
+"""Of a mask that is read."""
+
 
 @dataclass(frozen=True, eq=False)
 class Interval:
@@ -32,13 +35,25 @@ class Interval:
 
     @classmethod
     def of_mask(cls, mask: Tensor) -> Interval | None:
-        """The intervals of a bool mask [..., T, S] (True = attend), or None where a row is not an interval."""
-        count = mask.sum(-1, dtype=torch.int32)
-        first = mask.int().argmax(-1).int()
-        end = first + count
-        column = torch.arange(mask.shape[-1], device=mask.device)
-        same = ((column >= first[..., None]) & (column < end[..., None])) == mask
-        return cls(first, end) if bool(same.all()) else None
+        """The intervals of a mask [..., T, S], or None where a row is not an interval.
+
+        Args:
+            mask: bool (True = attend), or numbers that are added to the scores: 0, and the dtype's lowest or -inf.
+        """
+        parts = []
+        for rows in torch.split(
+            mask, ROWS_AT_ONCE, dim=-2
+        ):  # what is made on the way is as large as the mask, and wider
+            found = _rows_of(rows)
+            if found is None:
+                return None
+            parts.append(found)
+        first, end = (torch.cat(columns, -1) for columns in zip(*parts, strict=True))
+        return cls(first, end)
+
+    def row(self, index: int) -> Interval:
+        """[T]: that of one sequence of the batch."""
+        return self if self.first.dim() == 1 else Interval(self.first[index], self.end[index])
 
     def within(self, start: Tensor, stop: Tensor) -> Interval:
         """Only columns start <= i < stop, each [T], [B, T] or [B, 1]: padding and packed sequences.
@@ -69,3 +84,18 @@ class Interval:
         firsts = filled.flip(-1).cummin(-1).values.flip(-1).contiguous()
         low = torch.searchsorted(ends, start, right=True, out_int32=True)
         return low, torch.searchsorted(firsts, start + size, out_int32=True)
+
+
+def _rows_of(mask: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(first, end) [..., R] of some rows of a mask [..., R, S]."""
+    if mask.dtype != torch.bool:
+        allowed = mask == 0
+        if not bool((allowed | (mask <= torch.finfo(mask.dtype).min)).all()):
+            return None
+        mask = allowed
+    count = mask.sum(-1, dtype=torch.int32)
+    first = mask.byte().argmax(-1).int()
+    end = first + count
+    column = torch.arange(mask.shape[-1], device=mask.device)
+    same = ((column >= first[..., None]) & (column < end[..., None])) == mask
+    return (first, end) if bool(same.all()) else None

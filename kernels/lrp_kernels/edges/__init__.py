@@ -61,10 +61,16 @@ def edge_list(
     diagonal: Tensor | None = None,
     *,
     at_least: float = 0.0,
+    expected: int = 1 << 16,
     backend: Backend = "reference",
 ) -> EdgeList:
-    """Non-zero edges into ``rows`` with |A| >= ``at_least``, by row, column; ``diagonal`` [T] is added to A[j, j]."""
-    made: EdgeList = _kernels(backend).edge_list(call, rows, diagonal, at_least=at_least)
+    """Non-zero edges into ``rows`` with |A| >= ``at_least``, by row, column; ``diagonal`` [T] is added to A[j, j].
+
+    ``expected``: how many the triton kernel reckons with (a histogram knows); when there are more it runs again.
+    """
+    if backend == "reference":
+        return streamed.edge_list(call, rows, diagonal, at_least=at_least)
+    made: EdgeList = _kernels(backend).edge_list(call, rows, diagonal, at_least=at_least, expected=expected)
     return made
 
 

@@ -12,7 +12,7 @@ __all__ = ["relevance_sum"]
 
 
 def relevance_sum(x: Tensor, grad: Tensor, *, backend: Literal["reference", "triton"] = "reference") -> Tensor:
-    """sum_d x[..., d] * grad[..., d] in float32 (float64 for float64), shape [...].
+    """sum_d x[..., d] * grad[..., d] in float32 (float64 for float64), shape [...]; shapes are broadcast.
 
     Source: gradient x input form of LRP (arXiv 2502.15886).
     """

@@ -9,7 +9,7 @@ from lrp_kernels.function import compute_dtype
 
 
 def relevance_sum(x: Tensor, grad: Tensor) -> Tensor:
-    """sum_d x[..., d] * grad[..., d], shape [...]."""
+    """sum_d x[..., d] * grad[..., d], shape [...]; shapes are broadcast."""
     dtype = compute_dtype(x)
     scores: Tensor = torch.linalg.vecdot(x.to(dtype), grad.to(dtype))
     return scores

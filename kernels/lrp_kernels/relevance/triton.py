@@ -40,8 +40,11 @@ def relevance_sum(x: Tensor, grad: Tensor) -> Tensor:
     """sum_d x[..., d] * grad[..., d] in float32, shape [...]; see `reference.py`."""
     check_dtype("a tensor of relevance", x)
     check_dtype("its gradient", grad)
-    if x.shape != grad.shape:
-        raise UnsupportedInput(f"a tensor and its gradient differ in shape: {list(x.shape)} and {list(grad.shape)}")
+    try:
+        x, grad = torch.broadcast_tensors(x, grad)  # a bias is the same at every token
+    except RuntimeError as error:
+        shapes = f"{list(x.shape)} and {list(grad.shape)}"
+        raise UnsupportedInput(f"a tensor and its gradient differ in shape: {shapes}") from error
     leading = x.shape[:-1]
     out = x.new_empty(leading, dtype=torch.float32)
     x, grad = (_three(rows_dense(t)) for t in (x, grad))

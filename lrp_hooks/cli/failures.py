@@ -1,0 +1,60 @@
+"""Options of ``lrp-hooks sweep`` and ``lrp-hooks compare``; the work is done in the modules of these names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def sweep(
+    case_file: Annotated[Path, typer.Argument(metavar="CASES", help="Cases as JSONL, with target and contrast.")],
+    model: Annotated[
+        list[str], typer.Option(help="NAME, NAME@REVISION, either with :DTYPE behind; 'demo'. May be repeated.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder; a sweep that was cut off goes on.")],
+    composite: Annotated[
+        list[str] | None, typer.Option(help="Default: attnlrp, cp-lrp and gradient. May be repeated.")
+    ] = None,
+    min_difference: Annotated[
+        float | None, typer.Option(help="Only cases whose target leads by more logits than that.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many cases.", min=1)] = None,
+    graphs: Annotated[bool, typer.Option("--graphs", help="Also write attribution graphs.")] = False,
+    no_validation: Annotated[bool, typer.Option("--no-validation", help="Attribution and breakdown only.")] = False,
+    replacement: Annotated[
+        list[str] | None, typer.Option(help="How words are masked: neutral (default), pad, deletion. May be repeated.")
+    ] = None,
+    most: Annotated[int, typer.Option(help="Words masked at most.", min=1)] = 12,
+    draws: Annotated[int, typer.Option(help="Random rankings per case.", min=0)] = 3,
+    where: Annotated[str, typer.Option(help="Mask words of the whole input, or of the prompt only.")] = "input",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda:0, or auto to spread with accelerate.")] = None,
+) -> None:
+    """Attribute, break down and validate cases with models and rules, and write a report.
+
+    Processes that share the folder share the work; with RANK and WORLD_SIZE set each takes its part of the cases.
+    """
+    from lrp_hooks.cli import sweep as command
+
+    command.run(
+        case_file,
+        command.plan(model, composite, replacement, most, draws, where, graphs=graphs, validation=not no_validation),
+        out,
+        least=min_difference,
+        limit=limit,
+        device=device,
+    )
+
+
+def compare(
+    folder: Annotated[Path, typer.Argument(help="Folder of a sweep with several models.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="Which models, in which order. Default: all; may be repeated.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Table as .csv or .md.")] = None,
+) -> None:
+    """Compare models or checkpoints of one tokenizer on the same cases: who still makes the error."""
+    from lrp_hooks.cli import compare as command
+
+    command.run(folder, tuple(model or ()), out)
