@@ -3,13 +3,25 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench-smoke kernels clean
+.PHONY: demo demo-failures test test-versions lint bench-smoke kernels clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lrp-hooks demo
 
+# Ten benchmark prompts end to end: answers, the tokens at which they failed, attribution, validation, report
+FAILURES := demo/failures
+demo-failures: $(VENV)/.installed
+	$(BIN)/lrp-hooks cases run demo --instruction punctuation:no_comma --limit 10 -o $(FAILURES)/answers.jsonl
+	$(BIN)/lrp-hooks cases find demo $(FAILURES)/answers.jsonl --alternatives 6 --budget 1500 \
+		-o $(FAILURES)/found.jsonl --cases $(FAILURES)/cases.jsonl
+	$(BIN)/lrp-hooks sweep $(FAILURES)/cases.jsonl --model demo --most 8 --draws 2 -o $(FAILURES)/sweep
+
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q
+
+# The core tests with the oldest transformers of the supported range; `tests/versions.sh VERSION ...` runs others.
+test-versions: $(VENV)/.installed
+	tests/versions.sh
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

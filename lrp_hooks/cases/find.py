@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from lrp_hooks.cases.generate import decode
+from lrp_hooks.cases.forest import Forest, Growth
+from lrp_hooks.cases.generate import decode, end_ids
 from lrp_hooks.cases.jsonl import Appender, read_objects
 from lrp_hooks.cases.judge import Grade
+from lrp_hooks.cases.race import Pair
 from lrp_hooks.cases.run import Answer, Clock, Pace
 from lrp_hooks.cases.schema import Case, CaseToken, Strict, to_line, validated
-from lrp_hooks.cases.search import Pair, Search, Settings
+from lrp_hooks.cases.search import Search, Settings
 from lrp_hooks.cases.segments import instruction_spans
 from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import CaseError, first_line
@@ -33,7 +34,7 @@ class Outcome(Strict):
     Attributes:
         case: the case that was found, None when the answer was dropped.
         reason: why it was dropped.
-        tokens, seconds: what the search cost.
+        tokens, seconds: what the search cost; of steps that were shared with other answers, its part.
         tried: positions at which alternatives were continued.
     """
 
@@ -123,37 +124,91 @@ def find_cases(
         if strangers:
             raise CaseError(f"answers of {', '.join(sorted(strangers))} cannot be searched with {loaded.name}")
         clock = Clock(len(failed), sum(answer.id in there for answer in failed), tell)
-        for answer in failed:
-            if answer.id in there:
-                continue
-            outcome = find_case(loaded, answer, settings or Settings())
+        todo = [answer for answer in failed if answer.id not in there]
+        for outcome in search_all(loaded, todo, settings or Settings()):
             lines.append(to_line(outcome))
-            there[answer.id] = outcome
+            there[outcome.id] = outcome
             clock.add(outcome.tokens)
     return [there[answer.id] for answer in failed]
 
 
+def search_all(loaded: LoadedModel, answers: Sequence[Answer], settings: Settings) -> Iterator[Outcome]:
+    """Search failed answers, several at the same time; each outcome as soon as it is known.
+
+    Nothing that is wrong with one answer alone stops the others.
+    """
+    waiting, running = deque(answers), list[_Running]()
+    with Forest(loaded.model, end_ids(loaded.model, loaded.tokenizer), settings.width) as forest:
+        while waiting or running:
+            while waiting and len(running) < settings.together:
+                running.append(_Running(loaded, waiting.popleft(), settings, forest))
+            for each in running:
+                each.advance()
+            yield from (each.outcome for each in running if each.outcome is not None)
+            running = [each for each in running if each.outcome is None]
+            if running and all(not each.ready for each in running):
+                forest.step()
+
+
 def find_case(loaded: LoadedModel, answer: Answer, settings: Settings) -> Outcome:
     """Search one failed answer. Never raises for what is wrong with this answer alone."""
-    began = time.monotonic()
-    fields: dict[str, Any] = {"id": answer.id, "model": loaded.name}
-    if not answer.ids:
-        return Outcome(reason=NO_MODEL_ANSWER, **fields)
-    try:
-        if not all(each.comparable for each in answer.instructions):
-            return Outcome(reason=NOT_COMPARABLE, **fields)
-        search = Search(loaded, answer, settings)
-        pair = search.pair()
-    except Exception as error:  # one bad answer is not the end of the search
-        return Outcome(reason=f"error: {first_line(error)}", seconds=time.monotonic() - began, **fields)
-    fields |= {
-        "tokens": search.tree.tokens,
-        "seconds": round(time.monotonic() - began, 3),
-        "tried": tuple(search.tried),
-    }
-    return (
-        Outcome(reason=search.reason, **fields) if pair is None else Outcome(case=_case(loaded, answer, pair), **fields)
-    )
+    (outcome,) = search_all(loaded, [answer], settings)
+    return outcome
+
+
+class _Running:
+    """One answer that is being searched.
+
+    Attributes:
+        outcome: what came of it, once that is known.
+    """
+
+    def __init__(self, loaded: LoadedModel, answer: Answer, settings: Settings, forest: Forest):
+        self.outcome: Outcome | None = None
+        self._loaded, self._answer, self._forest = loaded, answer, forest
+        self._growth: Growth | None = None
+        if not answer.ids:
+            self._end(reason=NO_MODEL_ANSWER)
+            return
+        try:
+            if not all(each.comparable for each in answer.instructions):
+                self._end(reason=NOT_COMPARABLE)
+                return
+            self._search = Search(loaded, answer, settings, forest)
+            self._steps = self._search.steps()
+        except Exception as error:  # one bad answer is not the end of the search
+            self._end(reason=f"error: {first_line(error)}")
+
+    @property
+    def ready(self) -> bool:
+        """Whether its branches are grown."""
+        return self._growth is None or self._growth.finished
+
+    def advance(self) -> None:
+        """Go on as far as there is nothing to wait for."""
+        while self.outcome is None and self.ready:
+            try:
+                if self._growth is not None and self._growth.error is not None:
+                    raise self._growth.error
+                self._growth = next(self._steps)
+                self._forest.add(self._growth)
+            except StopIteration as done:
+                self._done(done.value)
+            except Exception as error:  # one bad answer is not the end of the search
+                self._end(reason=f"error: {first_line(error)}", **self._spent())
+
+    def _done(self, pair: Pair | None) -> None:
+        if pair is None:
+            self._end(reason=self._search.reason, **self._spent())
+        else:
+            self._end(case=_case(self._loaded, self._answer, pair), **self._spent())
+
+    def _spent(self) -> dict[str, Any]:
+        tree = self._search.tree
+        return {"tokens": tree.tokens, "seconds": round(tree.seconds, 3), "tried": tuple(self._search.tried)}
+
+    def _end(self, **fields: Any) -> None:
+        self.outcome = Outcome(id=self._answer.id, model=self._loaded.name, **fields)
 
 
 def _case(loaded: LoadedModel, answer: Answer, pair: Pair) -> Case:

@@ -98,7 +98,7 @@ class Case(Strict):
     target: CaseToken | None = None
     contrast: CaseToken | None = None
     position: Annotated[int, Field(ge=0)] | None = None
-    kind: Literal["one-way", "before-one-way", "success-drop", "first", "given"] | None = None
+    kind: Literal["one-way", "before-one-way", "end", "before-end", "success-drop", "first", "given"] | None = None
     passes: bool | None = None
     segments: tuple[Span, ...] = ()
     source: str = ""

@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 from torch import Tensor
 
+from lrp_hooks.cases.branch import Branch, sampler
+from lrp_hooks.cases.forest import Forest, Growth
 from lrp_hooks.cases.generate import decode, end_ids
 from lrp_hooks.cases.judge import Grade, Judge
+from lrp_hooks.cases.race import Alternative, Kind, Pair, Place, Race, Try
 from lrp_hooks.cases.run import Answer
-from lrp_hooks.cases.tree import Branch, Tree, sampler
 from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import InputError
 
-Kind = Literal["one-way", "before-one-way", "success-drop", "first"]
 NONE_PASSES = "no alternative passes"
 NONE_ENDS = "an alternative passes but does not end by itself"
 ONLY_TRIVIAL = "only trivial answers pass"
-NEVER = "no sampled answer passes"
 BUDGET = "budget used up"
+START: Place = (0, "first")
 BREAKS = 2
 """How many places where an instruction broke are tried."""
 
@@ -44,60 +44,32 @@ class Settings:
         grid: positions at which it is measured before bisection.
         budget: tokens of continuations per answer; a stage that has begun is finished.
         min_words: shorter answers are trivial.
-        width: branches written at the same time.
+        width: branches written at the same time, of all answers together.
+        together: answers searched at the same time.
     """
 
     goal: Grade = Grade.REPAIRS
     alternatives: int = 10
     samples: int = 8
     grid: int = 4
-    budget: int = 6000
+    budget: int = 3000
     min_words: int = 5
-    width: int = 32
+    width: int = 64
+    together: int = 8
     temperature: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.goal is Grade.NO_BETTER:
             raise InputError("the goal is to repair or to pass")
-        for name in ("alternatives", "grid", "budget", "min_words", "width"):
+        for name in ("alternatives", "grid", "budget", "min_words", "width", "together"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.samples < 0 or self.temperature <= 0:
             raise InputError("samples must not be negative, temperature must be positive")
 
 
-@dataclass(frozen=True)
-class Alternative:
-    """Another token at a position, and what came of it.
-
-    Attributes:
-        rank: among the model's choices there, from 1.
-        grade: of the finished answer.
-        passes_unended: it would count if it had ended by itself.
-        trivial: it would count if it said more.
-        counts: it is a contrast.
-    """
-
-    id: int
-    rank: int
-    logit: float
-    grade: Grade
-    passes_unended: bool
-    trivial: bool
-    counts: bool
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Position, target and contrast."""
-
-    position: int
-    kind: Kind
-    target: int
-    target_rank: int
-    target_logit: float
-    contrast: Alternative
+Steps = Generator[Growth, None, Pair | None]
 
 
 class Search:
@@ -106,40 +78,61 @@ class Search:
     Attributes:
         tree: the answer with its continuations; counts their tokens.
         tried: positions at which alternatives were continued.
-        reason: why there is no pair, once `pair` has found none.
+        reason: why there is no pair, once `steps` has found none.
     """
 
-    def __init__(self, loaded: LoadedModel, answer: Answer, settings: Settings):
+    def __init__(self, loaded: LoadedModel, answer: Answer, settings: Settings, forest: Forest):
         self._tokenizer, self._answer, self._settings = loaded.tokenizer, answer, settings
         self._ends = end_ids(loaded.model, loaded.tokenizer)
         self._verifiers = answer.instructions
         prompt = answer.messages[-1].content
         self._judge = Judge(self._verifiers, answer.followed, settings.goal, settings.min_words, prompt)
-        self.tree = Tree(loaded.model, [*answer.prompt_ids, *answer.ids], self._ends)
+        self.tree = forest.plant([*answer.prompt_ids, *answer.ids])
         self.tried: list[int] = []
         self.reason = ""
         self._shares: dict[int, float] = {}
+        self._found: dict[int, list[Alternative]] = {}
 
-    def pair(self) -> Pair | None:
-        """The first position that has a contrast: where an instruction broke, then the success drop, then the start."""
-        places = self._one_way()
-        found = self._continued([*places, (0, "first")])
-        pair = self._best(places, found)
-        if pair is None and self._settings.samples and self.tree.tokens < self._settings.budget:
-            drop = self._drop(self._end())
-            if drop and drop not in found:
-                more: list[tuple[int, Kind]] = [(drop, "success-drop")]
-                found |= self._continued(more)
-                pair = self._best(more, found)
-        pair = pair or self._best([(0, "first")], found)
+    def steps(self) -> Steps:
+        """The search, stage by stage; each yields the branches that it needs grown. Returns the pair, or None.
+
+        Where an instruction broke comes first, with the token before it; then the end of an answer that ended too
+        soon; then, where a good answer can be reached from the start, the place where the chance of it falls most; at
+        last the start itself. A later stage is not begun once an earlier one has a pair.
+        """
+        for places in self._direct():
+            yield from self._continued(places)
+            pair = self._best(places)
+            if pair is not None:
+                return pair
+            if self._spent:
+                break
+        if not self._spent:
+            yield from self._continued([START])
+        if self._settings.samples and not self._spent and self._hopeful(START[0]):
+            drop = yield from self._drop(self._end())
+            if drop and drop not in self._found:
+                yield from self._continued([(drop, "success-drop")])
+                pair = self._best([(drop, "success-drop")])
+                if pair is not None:
+                    return pair
+        pair = self._best([START])
         if pair is None:
-            self.reason = self._why([a for many in found.values() for a in many])
+            self.reason = self._why([a for many in self._found.values() for a in many])
         return pair
 
-    def _best(self, places: Sequence[tuple[int, Kind]], found: dict[int, list[Alternative]]) -> Pair | None:
+    def _hopeful(self, position: int) -> bool:
+        """Whether an alternative there led to a good answer, be it cut off or trivial; else samples find none."""
+        return any(a.counts or a.passes_unended or a.trivial for a in self._found[position])
+
+    @property
+    def _spent(self) -> bool:
+        return self.tree.tokens >= self._settings.budget
+
+    def _best(self, places: Sequence[Place]) -> Pair | None:
         """At the first place that has any, the contrast with the best grade, and among those the best rank."""
         for position, kind in places:
-            good = [a for a in found[position] if a.counts]
+            good = [a for a in self._found.get(position, []) if a.counts]
             if good:
                 return self._pair(position, kind, max(good, key=lambda a: (a.grade, -a.rank)))
         return None
@@ -149,7 +142,7 @@ class Search:
             return NONE_ENDS
         if any(a.trivial for a in seen):
             return ONLY_TRIVIAL
-        return BUDGET if self.tree.tokens >= self._settings.budget else self.reason or NONE_PASSES
+        return BUDGET if self._spent else NONE_PASSES
 
     def _pair(self, position: int, kind: Kind, best: Alternative) -> Pair:
         logits = self._logits(position)
@@ -162,17 +155,22 @@ class Search:
         ids = self._answer.ids
         return ids[position] if position < len(ids) else max(self._ends, key=lambda i: float(self._logits(position)[i]))
 
-    def _one_way(self) -> list[tuple[int, Kind]]:
-        """Where broken instructions broke, the earliest first, each with the token before it.
+    def _direct(self) -> list[list[Place]]:
+        """Places that need no measuring: where instructions broke, and where the answer ended with something missing.
 
-        The token before often decides: " rock" is what went wrong, though only the " " after it makes it a word.
+        Each with the token before it, which often decides: " rock" is what went wrong, though only the " " after it
+        makes it a word.
         """
         failed = zip(self._verifiers, self._answer.followed, strict=True)
-        breaks = {self._first_token(each.hopeless) for each, followed in failed if not followed} - {None}
-        places: list[tuple[int, Kind]] = []
-        for position in sorted(p for p in breaks if p is not None)[:BREAKS]:
-            places += [(position, "one-way"), (position - 1, "before-one-way")]
-        return [(p, kind) for i, (p, kind) in enumerate(places) if p > 0 and p not in [q for q, _ in places[:i]]]
+        breaks = {self._first_token(each.hopeless) for each, followed in failed if not followed}
+        places: list[list[Place]] = [
+            [(position, "one-way"), (position - 1, "before-one-way")]
+            for position in sorted(p for p in breaks if p is not None)[:BREAKS]
+        ]
+        end = len(self._answer.ids)
+        if self._answer.ended and self._end() > end:
+            places.append([(end, "end"), (end - 1, "before-end")])
+        return _once(places)
 
     def _end(self) -> int:
         """From where on there is no chance of success: where everything is ruled out, or after the end of the answer.
@@ -203,16 +201,16 @@ class Search:
     def _logits(self, position: int) -> Tensor:
         return self.tree.logits[len(self._answer.prompt_ids) + position - 1].float()
 
-    def _continued(self, places: Sequence[tuple[int, Kind]]) -> dict[int, list[Alternative]]:
+    def _continued(self, places: Sequence[Place]) -> Generator[Growth, None, None]:
         """The model's other choices at the places, each continued greedily, all at once."""
-        choices = {position: self._choices(position) for position, _ in places}
-        branches = {p: [self._branch(p, token) for token, _, _ in many] for p, many in choices.items()}
-        self.tried += list(choices)
-        self.tree.grow([b for many in branches.values() for b in many], stop=self._stop, width=self._settings.width)
-        return {
-            p: [self._graded(branch, *choice) for branch, choice in zip(branches[p], choices[p], strict=True)]
-            for p in choices
-        }
+        race = Race(self._in_vain, lambda tried: self._graded(tried.branch, *tried.choice))
+        for order, (position, _) in enumerate(places):
+            self.tried.append(position)
+            for choice in self._choices(position):
+                race.tries.append(Try(position, order, choice, self._branch(position, choice[0])))
+        yield Growth(self.tree, [each.branch for each in race.tries], stop=race.lost)
+        for position, _ in places:
+            self._found[position] = [race.grade(each) for each in race.tries if each.position == position]
 
     def _choices(self, position: int) -> list[tuple[int, int, float]]:
         """Id, rank and logit of the best tokens besides the one that was said."""
@@ -220,8 +218,12 @@ class Search:
         ranked = zip(ids.tolist(), range(1, len(ids) + 1), values.tolist(), strict=True)
         return [choice for choice in ranked if choice[0] != self._token(position)][: self._settings.alternatives]
 
-    def _stop(self, branch: Branch) -> bool:
+    def _hopeless(self, branch: Branch) -> bool:
         return self._judge.hopeless(self._said(branch))
+
+    def _in_vain(self, branch: Branch) -> bool:
+        """Whether a greedy continuation will come to nothing: it cannot pass any more, or not end any more."""
+        return branch.loops or self._hopeless(branch)
 
     def _graded(self, branch: Branch, token: int, rank: int, logit: float) -> Alternative:
         text = self._said(branch)
@@ -237,19 +239,19 @@ class Search:
             counts=enough and branch.ended and not trivial,
         )
 
-    def _drop(self, end: int) -> int | None:
-        """Where the chance of success falls most before position ``end``, where there is none."""
+    def _drop(self, end: int) -> Generator[Growth, None, int | None]:
+        """Where the chance of success falls most before position ``end``, where there is none; None without any."""
+        yield from self._measure([0])
+        if not self._shares[0]:
+            return None
         grid = self._grid(end)
-        self._measure(grid)
+        yield from self._measure(grid)
         edges = [*grid, end]
         self._shares[end] = 0.0
-        if not any(self._shares[p] for p in grid):
-            self.reason = NEVER
-            return None
         low, high = max(pairwise(edges), key=lambda e: self._shares[e[0]] - self._shares[e[1]])
-        while high - low > 1 and self.tree.tokens < self._settings.budget:
+        while high - low > 1 and not self._spent:
             middle = (low + high) // 2
-            self._measure([middle])
+            yield from self._measure([middle])
             if self._shares[low] - self._shares[middle] >= self._shares[middle] - self._shares[high]:
                 high = middle
             else:
@@ -266,15 +268,27 @@ class Search:
         picked = {starts[int(k * step)] for k in range(self._settings.grid - 1) if int(k * step) < len(starts)}
         return sorted({0, *picked})
 
-    def _measure(self, positions: Sequence[int]) -> None:
+    def _measure(self, positions: Sequence[int]) -> Generator[Growth, None, None]:
         """Sample continuations of all these positions at once."""
         new = [p for p in positions if p not in self._shares]
         branches = {p: [self._branch(p) for _ in range(self._settings.samples)] for p in new}
+        many = [b for each in branches.values() for b in each]
+        for number, branch in enumerate(many):
+            branch.number = number
         seed = zlib.crc32(f"{self._settings.seed}:{self._answer.id}:{new}".encode())
         choose = sampler(seed, self._settings.temperature)
-        self.tree.grow(
-            [b for many in branches.values() for b in many], choose, stop=self._stop, width=self._settings.width
-        )
-        for position, many in branches.items():
-            passed = sum(b.ended and self._judge.good(self._said(b)) for b in many)
-            self._shares[position] = passed / len(many)
+        yield Growth(self.tree, many, choose, stop=self._hopeless)
+        for position, drawn in branches.items():
+            passed = sum(b.ended and self._judge.good(self._said(b)) for b in drawn)
+            self._shares[position] = passed / len(drawn)
+
+
+def _once(stages: Sequence[Sequence[Place]]) -> list[list[Place]]:
+    """The stages with each position in the first one only, and without the start, which has a stage of its own."""
+    seen: set[int] = set()
+    kept = []
+    for stage in stages:
+        fresh = [(position, kind) for position, kind in stage if position > 0 and position not in seen]
+        seen |= {position for position, _ in fresh}
+        kept += [fresh] if fresh else []
+    return kept

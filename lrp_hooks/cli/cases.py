@@ -44,7 +44,7 @@ def run(
     prompts = ifeval_prompts(instruction, path=data, limit=limit)
     console, notes = consoles()
     loaded = _load(model, notes, dtype=dtype, device=device, revision=revision)
-    with _progress(notes, "prompts") as tell:
+    with progress(notes, "prompts") as tell:
         answers = run_ifeval(loaded, prompts, out, batch_size=batch_size, max_new_tokens=max_new_tokens, tell=tell)
     show_answers(answers, console)
     notes.print(f"wrote {out}", markup=False, highlight=False)
@@ -81,7 +81,7 @@ def find(
     failed = [answer for answer in read_answers(answers) if answer.failed][:limit]
     console, notes = consoles()
     loaded = _load(model, notes, dtype=dtype, device=device, revision=revision)
-    with _progress(notes, "failed answers") as tell:
+    with progress(notes, "failed answers") as tell:
         outcomes = find_cases(loaded, failed, out, settings=settings, tell=tell)
     show_summary(summarize(outcomes), console)
     if cases is not None:
@@ -99,7 +99,7 @@ def _load(model: str, notes: Console, **options: Any) -> Any:
 
 
 @contextmanager
-def _progress(notes: Console, what: str) -> Iterator[Callable[[Pace], None]]:
+def progress(notes: Console, what: str) -> Iterator[Callable[[Pace], None]]:
     """A bar with the time left on a terminal; otherwise a line now and then."""
     if not notes.is_terminal:
         yield lambda pace: _line(notes, what, pace)

@@ -17,7 +17,7 @@ from lrp_hooks.cases.ifeval import IfevalPrompt, ifeval_prompts
 from lrp_hooks.cases.judge import Grade
 from lrp_hooks.cases.run import Answer, Pace, read_answers, run_ifeval
 from lrp_hooks.cases.schema import Message
-from lrp_hooks.cases.search import NEVER, NONE_ENDS, NONE_PASSES, ONLY_TRIVIAL, Settings
+from lrp_hooks.cases.search import NONE_ENDS, NONE_PASSES, ONLY_TRIVIAL, Settings
 from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import CaseError, InputError
 
@@ -67,11 +67,11 @@ def test_the_token_before_is_tried_when_the_break_itself_has_no_way_out(tmp_path
     assert outcome.case.contrast is not None
     assert (outcome.case.kind, outcome.case.completion) == ("before-one-way", " sun is a")
     assert outcome.case.contrast.text == " cold"
-    assert set(outcome.tried) == {4, 3, 0}
+    assert set(outcome.tried) == {4, 3}
 
 
 DROP = {
-    "user": [" sun"],
+    "user": [" sun", " moon"],
     "_sun": [" is"],
     "_is": [" warm"],
     "_warm": [" and"],
@@ -88,7 +88,7 @@ def test_what_is_missing_is_found_by_the_fall_of_success(tmp_path: Path) -> None
     asked = prompt(1, ["keywords:existence"], {"keywords": ["rock"]})
     failed = answer(model, tmp_path, asked)
     assert failed.response == " sun is warm and cold."
-    outcome = find_case(model, failed, Settings(samples=64, temperature=1.5))
+    outcome = find_case(model, failed, Settings(samples=64, temperature=1.5, alternatives=1))
     case = outcome.case
     assert case is not None
     assert case.target is not None
@@ -101,19 +101,30 @@ def test_an_answer_that_ends_too_soon_has_its_end_as_target(tmp_path: Path) -> N
     model = loaded(**{**DROP, "_and": [" cold"], "stop": ["<end>", " rock"], "_rock": [" x"], "_x": ["<end>"]})
     failed = answer(model, tmp_path, prompt(1, ["keywords:existence"], {"keywords": ["rock"]}))
     assert failed.ended
-    case = find_case(model, failed, Settings(samples=64, alternatives=1, temperature=1.0, grid=1)).case
+    case = find_case(model, failed, Settings(samples=0, alternatives=1)).case
     assert case is not None
     assert case.target is not None
     assert case.contrast is not None
-    assert (case.kind, case.completion, case.position) == ("success-drop", failed.response, len(failed.ids))
+    assert (case.kind, case.completion, case.position) == ("end", failed.response, len(failed.ids))
     assert (case.target.id, case.contrast.text) == (0, " rock")
+
+
+def test_an_answer_that_is_wrong_from_its_first_token_is_another_answer_altogether(tmp_path: Path) -> None:
+    model = loaded(**{**COMMAS, "user": [",", " sun"], "_warm": [" and"]})
+    failed = answer(model, tmp_path)
+    assert failed.response.startswith(",")
+    outcome = find_case(model, failed, Settings(samples=8))
+    assert outcome.case is not None
+    assert outcome.case.contrast is not None
+    assert (outcome.case.kind, outcome.case.position, outcome.case.contrast.text) == ("first", 0, " sun")
+    assert outcome.tried == (0,)
 
 
 @pytest.mark.parametrize(
     ("odds", "samples", "reason"),
     [
-        ({**DROP, "_and": [" cold"]}, 4, NEVER),
-        ({**DROP, "_and": [" cold"]}, 0, NONE_PASSES),
+        ({**DROP, "user": [" sun"], "_and": [" cold"]}, 4, NONE_PASSES),
+        ({**DROP, "user": [" sun"], "_and": [" cold"]}, 0, NONE_PASSES),
         ({**DROP, "user": [" sun", " rock"], "_and": [" cold"]}, 0, ONLY_TRIVIAL),
         (
             {**DROP, "user": [" sun", " rock"], "_and": [" cold"], "_rock": [" and"], "_cold": [" and", "."]},
@@ -221,10 +232,10 @@ def test_a_search_that_fails_is_one_bad_case(tmp_path: Path, monkeypatch: pytest
 def test_a_summary_counts(tmp_path: Path) -> None:
     model = loaded(**COMMAS)
     kept = find_case(model, answer(model, tmp_path), Settings(samples=0))
-    summary = summarize([kept, Outcome(id="b", reason=NEVER, tokens=5), Outcome(id="c", reason=NEVER)])
+    summary = summarize([kept, Outcome(id="b", reason=NONE_PASSES, tokens=5), Outcome(id="c", reason=NONE_PASSES)])
     assert (summary.searched, summary.kept, summary.clear, summary.passing, summary.first) == (3, 1, 1, 1, 0)
     assert summary.kinds == {"one-way": 1}
-    assert summary.reasons == {NEVER: 2}
+    assert summary.reasons == {NONE_PASSES: 2}
     assert summary.tokens == kept.tokens + 5
 
 

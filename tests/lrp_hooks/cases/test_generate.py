@@ -9,8 +9,9 @@ import pytest
 import torch
 from families import build
 
+from lrp_hooks.cases.branch import Branch, sampler
+from lrp_hooks.cases.forest import Forest, Growth
 from lrp_hooks.cases.generate import encode_prompt, generate
-from lrp_hooks.cases.tree import Branch, Tree, sampler
 from lrp_hooks.errors import ContextLengthError, InputError
 
 PROMPTS = [[5, 9, 2], [7], [3, 1, 4, 1, 5, 9, 2, 6], [8, 8]]
@@ -89,48 +90,93 @@ def test_prompts_are_checked() -> None:
 TRUNK = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
 
 
-@pytest.mark.parametrize("width", [1, 3, 32])
-def test_branches_say_what_plain_forwards_say(model: Any, width: int) -> None:
-    end = an_end(model)
-    tree = Tree(model, TRUNK, {end})
-    for _ in range(2):  # the trunk is as it was after the first time
-        branches = [Branch(s, limit, list(first)) for s, limit, first in BRANCHES]
-        tree.grow(branches, width=width)
-        for branch, (start, limit, first) in zip(branches, BRANCHES, strict=True):
-            said, ended = plainly(model, [*TRUNK[:start], *first], limit - len(first), end)
-            assert (branch.ids, branch.ended) == ([*first, *said], ended)
-    cached = model(torch.tensor([TRUNK])).logits[0]
-    assert torch.allclose(tree.logits, cached)
-
-
+OTHER = [7, 7, 2, 9]
 BRANCHES = [(10, 6, []), (10, 9, [7]), (4, 9, [7]), (4, 2, [8]), (1, 12, []), (7, 5, [6]), (9, 20, [1])]
+"""Start, limit, and the first token where it is given."""
+
+
+@pytest.mark.parametrize("width", [1, 3, 32])
+def test_branches_of_two_texts_say_what_plain_forwards_say(model: Any, width: int) -> None:
+    end = an_end(model)
+    with Forest(model, {end}, width) as forest:
+        trees = [forest.plant(TRUNK), forest.plant(OTHER)]
+        for _ in range(2):  # the trunks are as they were after the first time
+            wanted = [(tree, b) for tree in trees for b in BRANCHES if b[0] <= len(tree.ids)]
+            branches = [Branch(start, limit, list(first)) for _, (start, limit, first) in wanted]
+            own = [[b for b, (tree, _) in zip(branches, wanted, strict=True) if tree is each] for each in trees]
+            forest.grow(*(Growth(tree, many) for tree, many in zip(trees, own, strict=True)))
+            for branch, (tree, (start, limit, first)) in zip(branches, wanted, strict=True):
+                said, ended = plainly(model, [*tree.ids[:start], *first], limit - len(first), end)
+                assert (branch.ids, branch.ended) == ([*first, *said], ended)
+    cached = model(torch.tensor([TRUNK])).logits[0]
+    assert torch.allclose(trees[0].logits, cached)
+
+
+def test_a_closed_forest_leaves_the_model_as_it_was(model: Any) -> None:
+    def configs() -> list[int]:
+        return [id(module.config) for module in model.modules() if "config" in module.__dict__]
+
+    before = configs()
+    with Forest(model, ()):
+        assert configs() != before
+    assert configs() == before
+
+
+def grown(model: Any, branches: list[Branch], **options: Any) -> Any:
+    """The tree of one trunk after growing."""
+    ends = options.pop("ends", ())
+    with Forest(model, ends) as forest:
+        tree = forest.plant(options.pop("trunk", TRUNK))
+        forest.grow(Growth(tree, branches, **options))
+        return tree
 
 
 def test_an_end_that_is_given_ends_a_branch(model: Any) -> None:
     branch = Branch(3, 5, [0])
-    tree = Tree(model, TRUNK, {0})
-    tree.grow([branch])
+    tree = grown(model, [branch], ends={0})
     assert (branch.ids, branch.ended, tree.tokens) == ([], True, 0)
 
 
 def test_branches_are_given_up_when_asked(model: Any) -> None:
     branches = [Branch(3, 20, [7]), Branch(4, 20, [7])]
-    tree = Tree(model, TRUNK, ())
-    tree.grow(branches, stop=lambda branch: branch is branches[0] and len(branch.ids) >= 5, every=3)
+    grown(model, branches, stop=lambda branch: branch is branches[0] and len(branch.ids) >= 5, every=3)
     assert branches[0].stopped
     assert [len(b.ids) for b in branches] == [6, 20]
 
 
+def test_a_question_that_fails_stops_its_own_branches_only(model: Any) -> None:
+    def fail(_: Branch) -> bool:
+        raise RecursionError("too deep")
+
+    bad, good = [Branch(3, 20, [7])], [Branch(4, 20, [7])]
+    with Forest(model, ()) as forest:
+        tree = forest.plant(TRUNK)
+        with pytest.raises(RecursionError, match="too deep"):
+            forest.grow(Growth(tree, bad, stop=fail), Growth(tree, good))
+    assert len(good[0].ids) == 20
+
+
+def test_loops_are_noticed() -> None:
+    words = list(range(40))
+    assert not Branch(1, 200, words).loops
+    assert not Branch(1, 200, [*words, *[1, 2, 3] * 8]).loops
+    assert Branch(1, 200, [*words, *[1, 2, 3] * 12]).loops
+    assert not Branch(1, 200, [*words, *words, 99]).loops
+    assert Branch(1, 200, [9, *words, *words, *words]).loops
+
+
 def test_samples_follow_the_odds_and_the_seed(model: Any) -> None:
-    tree = Tree(model, TRUNK, ())
+    branches = [Branch(5, 1, number=i) for i in range(2000)]
+    tree = grown(model, branches, choose=sampler(1, 0.5))
     odds = torch.softmax(tree.logits[4].double() / 0.5, -1)
-    branches = [Branch(5, 1) for _ in range(2000)]
-    tree.grow(branches, sampler(1, 0.5))
     drawn = torch.bincount(torch.tensor([b.ids[0] for b in branches]), minlength=len(odds)) / len(branches)
     assert (drawn - odds).abs().max() < 4 * float((odds * (1 - odds) / len(branches)).sqrt().max())
-    again = [Branch(5, 6) for _ in range(4)], [Branch(5, 6) for _ in range(4)]
-    for many in again:
-        tree.grow(many, sampler(3, 50.0))
+    again = [Branch(5, 6, number=i) for i in range(4)], [Branch(5, 6, number=i) for i in range(4)]
+    with Forest(model, (), 3) as forest:
+        tree = forest.plant(TRUNK)
+        forest.grow(Growth(tree, again[0], sampler(3, 50.0)))
+        other = Growth(forest.plant(OTHER), [Branch(2, 9), Branch(3, 9)])
+        forest.grow(other, Growth(tree, again[1], sampler(3, 50.0)))
     assert [b.ids for b in again[0]] == [b.ids for b in again[1]]
     assert len({tuple(b.ids) for b in again[0]}) > 1
 
@@ -138,20 +184,34 @@ def test_samples_follow_the_odds_and_the_seed(model: Any) -> None:
 @pytest.mark.parametrize("start", [0, 11])
 def test_branches_leave_the_trunk_where_it_is(model: Any, start: int) -> None:
     with pytest.raises(InputError, match=f"after {start} tokens of 10"):
-        Tree(model, TRUNK, ()).grow([Branch(start, 3, [1])])
+        grown(model, [Branch(start, 3, [1])])
 
 
 def test_a_branch_is_given_one_token_at_most(model: Any) -> None:
     with pytest.raises(InputError, match="its first token, not 2"):
-        Tree(model, TRUNK, ()).grow([Branch(2, 3, [1, 2])])
+        grown(model, [Branch(2, 3, [1, 2])])
 
 
-def test_models_with_a_window_are_refused() -> None:
-    made = build("mistral")
-    with pytest.raises(InputError, match="branches cannot be"):
-        Tree(made, [i % 20 for i in range(3 * made.config.sliding_window)], ())
+@pytest.mark.parametrize(("family", "words"), [("mistral", "a window of"), ("gemma2", "softcap|a window of")])
+def test_models_with_other_attention_are_refused(family: str, words: str) -> None:
+    made = build(family)
+    with pytest.raises(InputError, match=f"branches cannot be written with .*: .*({words})"):
+        grown(made, [], trunk=[i % 20 for i in range(3 * made.config.sliding_window)])
+
+
+def test_models_that_mix_tokens_otherwise_are_refused(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = type(model).forward
+
+    def leaky(self: Any, *args: Any, **kwargs: Any) -> Any:
+        out = plain(self, *args, **kwargs)
+        out.logits = out.logits.cumsum(1)
+        return out
+
+    monkeypatch.setattr(type(model), "forward", leaky)
+    with pytest.raises(InputError, match="it reads tokens in other ways"):
+        grown(model, [])
 
 
 def test_an_empty_trunk_is_refused(model: Any) -> None:
     with pytest.raises(InputError, match="the text is empty"):
-        Tree(model, [], ())
+        grown(model, [], trunk=[])

@@ -1,0 +1,144 @@
+"""The folder of a sweep: every record written once, whole or not at all, by any number of processes.
+
+A process holds a lock on the item that it works on. The operating system frees the locks of a process that dies, so a
+kill loses nothing but that item.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field
+
+from lrp_hooks.cases.records import KINDS, Attributed, Item, Record, Validated
+from lrp_hooks.cases.schema import Case, Strict, read_cases, to_line, validated, write_cases
+from lrp_hooks.errors import CaseError
+from lrp_hooks.files import write_atomically
+
+Kind = TypeVar("Kind", Attributed, Validated)
+
+
+class Manifest(Strict):
+    """What every run into one folder has to agree on.
+
+    Attributes:
+        cases: digest of the cases.
+        rules: how is validated; empty without validation.
+    """
+
+    format: Annotated[str, Field(pattern=r"^lrp_hooks\.sweep/1$")] = "lrp_hooks.sweep/1"
+    cases: str
+    rules: dict[str, Any] = Field(default_factory=dict)
+
+
+class Store:
+    """The records of one sweep."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def open(self, cases: Sequence[Case], rules: dict[str, Any]) -> None:
+        """Begin a sweep, or go on with one.
+
+        Raises:
+            CaseError: the folder holds another sweep, or cannot be written; two cases with one id.
+        """
+        from filelock import FileLock
+
+        try:
+            (self.folder / "claims").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CaseError(f"cannot write to {self.folder}: {error.strerror}. do: choose another folder") from error
+        mine = Manifest(cases=_digest(cases), rules=json.loads(json.dumps(rules)))
+        with FileLock(self.folder / "claims" / "sweep.lock"):
+            path = self.folder / "sweep.json"
+            if not path.exists():
+                write_cases(self.folder / "cases.jsonl", cases)
+                _write_json(path, mine.model_dump(mode="json"))
+            elif (theirs := validated(Manifest, _read_json(path), str(path))) != mine:
+                what = "cases" if theirs.cases != mine.cases else "options of validation"
+                raise CaseError(f"{self.folder} holds a sweep with other {what}. do: choose another folder")
+
+    def cases(self) -> list[Case]:
+        """The cases of the sweep.
+
+        Raises:
+            CaseError: the folder holds no sweep.
+        """
+        if not (self.folder / "sweep.json").is_file():
+            raise CaseError(f"{self.folder} holds no sweep (sweep.json is missing)")
+        return read_cases(self.folder / "cases.jsonl")
+
+    def path(self, item: Item, suffix: str = ".json") -> Path:
+        return self.folder / "items" / f"{item.name}{suffix}"
+
+    def done(self, item: Item) -> bool:
+        return self.path(item).exists()
+
+    @contextmanager
+    def claim(self, item: Item) -> Iterator[bool]:
+        """Hold an item; yields False where another process has it, or has finished it."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.folder / "claims" / f"{item.name}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise CaseError(f"cannot write to {self.folder}: {error.strerror}. finished items are kept") from error
+        try:
+            yield not self.done(item)
+        finally:
+            lock.release()
+
+    def write(self, item: Item, record: Record) -> None:
+        """Finish an item.
+
+        Raises:
+            LrpError: the disk is full, or the like; finished items stay.
+        """
+        _write_json(self.path(item), to_line(record))
+
+    def read(self, item: Item) -> Record | None:
+        """The record of a finished item."""
+        path = self.path(item)
+        return validated(KINDS[item.stage], _read_json(path), str(path)) if path.exists() else None
+
+    def records(self, kind: type[Kind]) -> list[Kind]:
+        """All records of one kind, ordered by model, composite and place among the cases.
+
+        Raises:
+            CaseError: a file that is no record, or the folder holds no sweep.
+        """
+        order = {case.id: place for place, case in enumerate(self.cases())}
+        stage = next(name for name, known in KINDS.items() if known is kind)
+        paths = sorted((self.folder / "items").glob(f"{stage}-*.json"))
+        found = [validated(kind, _read_json(path), str(path)) for path in paths]
+        return sorted(found, key=lambda r: (r.model, getattr(r, "composite", ""), order.get(r.case, len(order))))
+
+
+def _digest(cases: Sequence[Case]) -> str:
+    lines = json.dumps([to_line(case) for case in cases], sort_keys=True)
+    return hashlib.sha256(lines.encode(errors="surrogatepass")).hexdigest()
+
+
+def _write_json(path: Path, fields: dict[str, Any]) -> None:
+    text = json.dumps(fields, ensure_ascii=False, indent=1, allow_nan=False)
+    write_atomically(path, lambda file: file.write(text.encode(errors="surrogatepass")))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        row = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CaseError(f"cannot read {path}: {error}") from error
+    if not isinstance(row, dict):
+        raise CaseError(f"{path}: an object is expected, not {type(row).__name__}")
+    return row
