@@ -1,87 +1,75 @@
 """Run the suites behind their gates and write the report.
 
-python -m benchmarks --smoke        # ratios on short prompts, nothing written; what CI runs
-python -m benchmarks                # everything: benchmarks/results/*.json and docs/benchmarks.md
-python -m benchmarks graph          # one suite
-python -m benchmarks --report       # only the report, from the committed results
+python -m benchmarks                     # everything: benchmarks/results/*.json and docs/benchmarks.md
+python -m benchmarks --resume            # the same, without suites whose result is of this very commit
+python -m benchmarks graph planted       # some suites
+python -m benchmarks --smoke             # short profiles, nothing written; fails when a ratio got worse; what CI runs
+python -m benchmarks --smoke --record    # the same, and remember the numbers as what the next run is compared with
+python -m benchmarks --base main         # smoke profiles of this tree and of another commit, side by side
+python -m benchmarks --profile           # a profiler trace, and time and memory per module
+python -m benchmarks --report            # only the report, from the committed results
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
-from pathlib import Path
 
-from benchmarks.measure import RESULTS
+from benchmarks.run import run_all, run_smoke
 from benchmarks.suites import SUITES, Suite
 
-ROOT = Path(__file__).parents[1]
-REPORT = ROOT / "docs" / "benchmarks.md"
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
+    names = ", ".join(suite.name + ("*" if suite.alone else "") for suite in SUITES)
+    made.add_argument("suites", nargs="*", metavar="SUITE", help=f"which: {names} (*: only when named)")
+    made.add_argument("--smoke", action="store_true", help="short profiles without gates; fails beyond a ratio's noise")
+    made.add_argument("--record", action="store_true", help="with --smoke: remember the numbers")
+    made.add_argument("--resume", action="store_true", help="skip suites whose result is of this commit")
+    made.add_argument("--base", metavar="COMMIT", help="smoke profiles of this tree beside those of COMMIT")
+    made.add_argument("--profile", action="store_true", help="profiler trace, time and memory per module")
+    made.add_argument("--tokens", type=int, default=256, help="prompt length for --profile")
+    made.add_argument("--report", action="store_true", help="only write the report")
+    return made
 
 
-def gate_is_green(suite: Suite) -> bool:
-    """No number without its test."""
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *suite.gate], cwd=ROOT, check=False)
-    if done.returncode:
-        print(f"{suite.name}: its tests fail, so nothing is measured ({' '.join(suite.gate)})", file=sys.stderr)
-    return not done.returncode
+def chosen(names: list[str]) -> list[Suite]:
+    """The suites of these names; without names all that do not run alone.
 
-
-def run(suite: Suite, smoke: bool) -> bool:
-    """Whether the suite ran and kept its limits."""
-    print(f"\n## {suite.name}: {suite.question}", flush=True)
-    command = [sys.executable, "-m", f"benchmarks.{suite.name}", *(["--smoke"] if smoke else [])]
-    return not subprocess.run(command, cwd=ROOT, check=False).returncode
-
-
-def report() -> None:
-    """``docs/benchmarks.md`` from the committed results."""
-    lines = [
-        "# Benchmarks",
-        "",
-        "Written by `python -m benchmarks --report` from [results](../benchmarks/results). Ratios are taken within one",
-        "run, medians of alternating pairs, on SmolLM2-135M-Instruct with random tokens unless stated.",
-    ]
-    for suite in SUITES:
-        path = RESULTS / f"{suite.name}.json"
-        if not path.is_file():
-            continue
-        result = json.loads(path.read_text())
-        facts = ", ".join(f"{name} {result[name]}" for name in ("cores", "machine", "torch", "transformers", "commit"))
-        lines += ["", f"## {suite.name}", "", suite.question, "", *suite.table(result["rows"]), ""]
-        lines += [f"`{result['command']}`; {facts}; gated by {', '.join(f'`{test}`' for test in suite.gate)}."]
-        lines += [f"{name}: {_words(value)}." for name, value in result.items() if isinstance(value, dict)]
-    REPORT.write_text("\n".join(lines) + "\n")
-    print(f"wrote {REPORT.relative_to(ROOT)}")
-
-
-def _words(values: dict[str, float]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:,.0f}" for name, value in values.items())
+    Raises:
+        ValueError: an unknown name; lists the choices.
+    """
+    known = {suite.name: suite for suite in SUITES}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown suite {name!r}. choices: {', '.join(known)}")
+    return [known[name] for name in names] or [suite for suite in SUITES if not suite.alone]
 
 
 def main() -> int:
-    names = [suite.name for suite in SUITES]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"which: {', '.join(names)}; default all")
-    parser.add_argument(
-        "--smoke", action="store_true", help="short profiles without gates; fails beyond a ratio's noise"
-    )
-    parser.add_argument("--report", action="store_true", help="only write the report")
-    options = parser.parse_args()
-    unknown = [name for name in options.suites if name not in names]
-    if unknown:
-        parser.error(f"unknown suite {unknown[0]!r}. choices: {', '.join(names)}")
-    chosen = [suite for suite in SUITES if not options.suites or suite.name in options.suites]
+    command = parser()
+    options = command.parse_args()
+    try:
+        suites = chosen(options.suites)
+    except ValueError as error:
+        command.error(str(error))
     if options.report:
-        report()
+        from benchmarks.report import write_report
+
+        write_report()
         return 0
+    if options.profile:
+        from benchmarks.profiling import profile
+
+        profile(options.tokens)
+        return 0
+    if options.base:
+        from benchmarks.base import compare
+
+        return compare([suite for suite in suites if suite.smoke], options.base)
     if options.smoke:  # the tests run beside it
-        return int(not all([run(suite, smoke=True) for suite in chosen if suite.smoke]))
-    good = all([gate_is_green(suite) and run(suite, smoke=False) for suite in chosen])
-    report()
-    return int(not good)
+        return run_smoke([suite for suite in suites if suite.smoke], record=options.record)
+    return run_all(suites, resume=options.resume)
 
 
 if __name__ == "__main__":

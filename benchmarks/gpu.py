@@ -81,6 +81,7 @@ def checks(width: int, dtype: torch.dtype, tokens: int = 517, device: str = "cud
     yield from attention_checks(width, dtype, tokens, device)
     yield from edge_checks(width, dtype, tokens, device)
     yield from element_checks(dtype, device)
+    yield from model_checks(dtype, device)
 
 
 def attention_checks(width: int, dtype: torch.dtype, tokens: int, device: str) -> Iterator[Check]:
@@ -124,6 +125,42 @@ def edge_checks(width: int, dtype: torch.dtype, tokens: int, device: str) -> Ite
     target, source = listed.target[:50], listed.source[:50]
     parts = [edges.edge_parts(c, target, source, backend=b) for c, b in ((call, "triton"), (call, "reference"))]  # type: ignore[arg-type]
     yield compare("edges, parts", dtype, parts[0].key, parts[1].key, edges.edge_parts(wide, target, source).key)
+
+
+def model_checks(dtype: torch.dtype, device: str) -> Iterator[Check]:
+    """A small model explained end to end by the kernels: the attention rule, the graph pruned in the kernels."""
+    plain, exact = explained(dtype, device, "reference"), explained(torch.float64, device, "reference")
+    names = ("a model, relevance", "a model, edges")
+    for name, *found in zip(names, explained(dtype, device, "triton"), plain, exact, strict=True):
+        yield compare(name, dtype, *found)
+
+
+def explained(dtype: torch.dtype, device: str, backend: Backend) -> tuple[Tensor, Tensor]:
+    """Relevance [L+1, T] and all edges [L, T, T] of a random model of two layers; ``backend`` is put back after it."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from lrp_hooks import LogitDiff, instrument
+    from lrp_hooks.backend import requested, set_backend
+
+    config = AutoConfig.for_model(
+        "llama", hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=64, max_position_embeddings=64, initializer_range=0.2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(device, dtype).eval()
+    ids = torch.arange(3, 22, device=device)[None]
+    before = requested()
+    set_backend(backend)
+    try:
+        with instrument(model) as lrp:
+            trace, target = lrp.trace(input_ids=ids), LogitDiff(5, 7)
+            relevance = trace.attribute(target).layers[0]
+            graph = trace.graph(target, node_threshold=0.0, top_p=1.0, connected=False)
+    finally:
+        set_backend(before)
+    dense = relevance.new_zeros(2, ids.shape[1], ids.shape[1])
+    dense[graph.below, graph.target, graph.source] = graph.weight.to(dense)
+    return relevance, dense
 
 
 def element_checks(dtype: torch.dtype, device: str) -> Iterator[Check]:

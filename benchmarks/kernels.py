@@ -356,6 +356,27 @@ PAGE_TEXT = """# Kernels
 What `lrp_kernels` runs on a GPU, as the compilers see it. This page is written by `{command}` (`make kernels`);
 the test `tests/benchmarks/test_kernels.py` compiles a sample again and compares.
 
+## Where they run
+
+One decision per call (`lrp_hooks.backend`, shown by `lrp-hooks doctor`): `auto` takes the kernels for tensors on a CUDA
+or HIP device and plain PyTorch elsewhere; what a kernel does not take goes to plain PyTorch, and the reason is logged
+once. `LRP_HOOKS_BACKEND=triton` and `set_backend("triton")` never fall back: they raise `BackendError` with the reason.
+
+- **Attention.** Where the model runs `sdpa` or `eager` and its mask is one interval of tokens per token (causal,
+  sliding windows, padding on either side, packed sequences), the rule calls the attention kernels in place of the
+  model's own function, forward and backward; the log-sum-exp is kept for the edges. Values are then the kernel's: equal
+  to the model's within the noise of its dtype, not bit for bit (`doctor` prints the difference of the logits). A
+  family's own eager function is compared with the kernel once, and left alone when it computes something else. Without
+  gradients (`generate`), with other implementations, with position biases, and for float32 heads wider than 128 the
+  model's own function runs, values bit for bit.
+- **Edges.** A transition is pruned by the kernels: a histogram of |A|, then a list of the edges above the boundary, so
+  that nothing of the size T · T leaves them; paths and heads of what is kept (`detail=True`) come from the kernel over
+  listed edges. Edges per head and per path (`edge_matrices(by=...)`, for small inputs) are plain PyTorch everywhere.
+- **Norm, gated product, relevance**: wherever their rules run.
+
+The tests run all of this in triton's interpreter, kernels one by one and models end to end
+(`tests/lrp_kernels/interpreted`).
+
 ## Compiled ahead of time
 
 {count} launches with triton {triton}: head dimensions 16, 32, 64, 80, 96, 128, 256 (attention in float32 up to 128), in

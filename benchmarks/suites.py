@@ -1,9 +1,42 @@
-"""The benchmark suites: what each measures, the tests that gate it, and its table for the report."""
+"""The benchmark suites: what each measures, the tests that gate it, its tables, and what its smoke run may not lose."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+Columns = Mapping[str, tuple[str, str]]
+"""Heading -> field of a row, and how to write it."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a smoke profile's number may do against the committed one (``results/smoke.json``).
+
+    Attributes:
+        noise: share by which it may be worse, as seen between runs on a busy machine.
+        smaller_is_better: ratios of time, as opposed to scores.
+    """
+
+    noise: float
+    smaller_is_better: bool = True
+
+    def limit(self, committed: float) -> float:
+        return committed * (1 + self.noise if self.smaller_is_better else 1 - self.noise)
+
+    def broken(self, value: float, committed: float) -> bool:
+        limit = self.limit(committed)
+        return value > limit if self.smaller_is_better else value < limit
+
+
+@dataclass(frozen=True)
+class Table:
+    """A further table of a suite: the list ``rows`` of its result, under a sentence."""
+
+    rows: str
+    says: str
+    columns: Columns
 
 
 @dataclass(frozen=True)
@@ -13,23 +46,31 @@ class Suite:
     Attributes:
         question: what it answers.
         gate: tests that must pass before a number is taken.
-        columns: heading -> field of a row, and how to write it.
-        smoke: whether it has a ``--smoke`` profile.
+        columns: of its table in the report.
+        more: further tables.
+        smoke: whether it has a ``--smoke`` profile, which CI runs; bounds: its numbers that may not get worse.
+        page: where its result is written up, for suites with a page of their own.
+        alone: runs only when it is named: too long for "everything", or in need of what few machines have.
     """
 
     name: str
     question: str
     gate: tuple[str, ...]
-    columns: dict[str, tuple[str, str]]
+    columns: Columns = field(default_factory=dict)
+    more: tuple[Table, ...] = ()
     smoke: bool = False
+    bounds: Mapping[str, Bound] = field(default_factory=dict)
+    page: str = ""
+    alone: bool = False
 
-    def table(self, rows: list[dict[str, Any]]) -> list[str]:
-        """Markdown lines."""
-        lines = ["| " + " | ".join(self.columns) + " |", "|" + "---|" * len(self.columns)]
-        for row in rows:
-            cells = (_cell(row.get(field), form) for field, form in self.columns.values())
-            lines.append("| " + " | ".join(cells) + " |")
-        return lines
+
+def table(columns: Columns, rows: list[dict[str, Any]]) -> list[str]:
+    """Markdown lines."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        cells = (_cell(row.get(name), form) for name, form in columns.values())
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def _cell(value: Any, form: str) -> str:
@@ -39,6 +80,13 @@ def _cell(value: Any, form: str) -> str:
         return " to ".join(format(part, form) for part in value)
     return str(value) if not form else format(value, form)
 
+
+TIMES: Columns = {
+    "ratio": ("ratio", ".2f"),
+    "of the fastest": ("fastest_ratio", ".2f"),
+    "min to max": ("spread", ".2f"),
+}
+CAUSES = ("trigger", "distractor", "overwritten", "instruction", "chain")
 
 SUITES = (
     Suite(
@@ -50,12 +98,11 @@ SUITES = (
             "checkpointing": ("checkpoint", ""),
             "plain s": ("plain_seconds", ".2f"),
             "instrumented s": ("instrumented_seconds", ".2f"),
-            "ratio": ("ratio", ".2f"),
-            "of the fastest": ("fastest_ratio", ".2f"),
-            "min to max": ("spread", ".2f"),
+            **TIMES,
             "peak memory ratio": ("memory_ratio", ".2f"),
         },
         smoke=True,
+        bounds={"ratio": Bound(0.15)},
     ),
     Suite(
         "graph",
@@ -67,12 +114,164 @@ SUITES = (
             "node threshold": ("node_threshold", "g"),
             "attribution s": ("attribution_seconds", ".2f"),
             "+ graph s": ("graph_seconds", ".2f"),
-            "ratio": ("ratio", ".2f"),
-            "of the fastest": ("fastest_ratio", ".2f"),
-            "min to max": ("spread", ".2f"),
+            **TIMES,
             "edges kept": ("edges", ",d"),
             "packed ÷ added": ("packed_ratio", ",.0f"),
         },
         smoke=True,
+        bounds={"ratio": Bound(0.25)},
+    ),
+    Suite(
+        "planted",
+        "Does the map find a cause that is known? Small models with a planted failure ([planted.md](planted.md)); "
+        "signed relevance, means over five tasks and three lengths.",
+        ("tests/benchmarks/test_planted.py", "tests/benchmarks/test_methods.py"),
+        {
+            "method": ("method", ""),
+            "hit@1": ("hit", ".2f"),
+            "AUC": ("auc", ".2f"),
+            "mean rank": ("rank", ".1f"),
+            "AUC of abs(R)": ("unsigned_auc", ".2f"),
+            **{f"hit@1 {name}": (f"hit_{name}", ".2f") for name in CAUSES},
+            **{f"{n} tokens": (f"hit_{n}", ".2f") for n in (16, 32, 64)},
+            "ms": ("milliseconds", ".0f"),
+        },
+        (
+            Table(
+                "paths",
+                "Graphs on the chain task. Edge AUC: edges whose cut alone turns the choice against all others. "
+                "Follows: the strongest path from the answer's source goes over the relay. In top 10: one of the ten "
+                "strongest paths of all does.",
+                {
+                    "graph": ("method", ""),
+                    "tokens": ("tokens", ""),
+                    "prompts": ("prompts", ""),
+                    "edge AUC": ("edge_auc", ".2f"),
+                    "follows": ("follows", ".2f"),
+                    "in top 10": ("in_top", ".2f"),
+                    "ms": ("milliseconds", ".0f"),
+                },
+            ),
+        ),
+        smoke=True,
+        bounds={"auc": Bound(0.05, smaller_is_better=False)},
+    ),
+    Suite(
+        "faithfulness",
+        "Does removing what a map calls relevant change the prediction? Indirect objects, IFEval and GSM8K prompts; "
+        "shares of the logit difference; 95 % bootstrap intervals.",
+        ("tests/benchmarks/test_faithfulness.py", "tests/benchmarks/test_methods.py"),
+        {
+            "method": ("method", ""),
+            "prompts of": ("source", ""),
+            "n": ("prompts", ""),
+            "LeRF - MoRF area": ("gap", ".2f"),
+            "interval": ("gap_interval", ".2f"),
+            "MoRF": ("most_first", ".2f"),
+            "LeRF": ("least_first", ".2f"),
+            "compreh.": ("comprehensiveness", ".2f"),
+            "suffic.": ("sufficiency", ".2f"),
+            "tokens to turn": ("median_turn", "g"),
+            "turned": ("turned", ".0%"),
+            "Spearman with leave-one-out": ("agreement", ".2f"),
+            "s": ("seconds", ".2f"),
+        },
+        smoke=True,
+        bounds={"gap": Bound(0.15, smaller_is_better=False)},
+    ),
+    Suite(
+        "sanity",
+        "Does the map depend on the weights, and on nothing but the function? Rank correlation and largest change "
+        "(share of the largest entry) after randomising weights, and after computing the same function in another way.",
+        ("tests/benchmarks/test_sanity.py",),
+        {
+            "method": ("method", ""),
+            "done to the model": ("done", ""),
+            "function changes": ("function_changes", ""),
+            "Spearman": ("spearman", ".2f"),
+            "largest change": ("change", ".1e"),
+        },
+        smoke=True,
+    ),
+    Suite(
+        "graph_faithfulness",
+        "Do the graph's edges matter? Share of the logit difference that stays when the kept attention edges are cut, "
+        "when as many random ones are, and when all others are (completeness of what is kept).",
+        ("tests/benchmarks/test_graph_faithfulness.py", "tests/lrp_hooks/test_ablation.py"),
+        {
+            "rules": ("composite", ""),
+            "top_p": ("top_p", ""),
+            "edges": ("edges", ".0f"),
+            "of all": ("share", ".1%"),
+            "kept cut": ("kept_cut", ".2f"),
+            "interval ": ("kept_cut_interval", ".2f"),
+            "random cut": ("random_cut", ".2f"),
+            "others cut": ("others_cut", ".2f"),
+            "interval": ("others_cut_interval", ".2f"),
+            "weight ~ change, Spearman": ("spearman", ".2f"),
+            "signs agree": ("signs", ".0%"),
+        },
+        smoke=True,
+        bounds={"difference": Bound(0.15, smaller_is_better=False)},
+    ),
+    Suite(
+        "peers",
+        "What do other tools say about the same prompts? Agreement with this project's scores where the method is the "
+        "same, and time of one map, each in its own environment on the same machine.",
+        ("tests/benchmarks/test_peers.py",),
+        {
+            "tool": ("tool", ""),
+            "version": ("version", ""),
+            "method": ("method", ""),
+            "ours": ("ours", ""),
+            "model": ("model", ""),
+            "largest difference": ("difference", ".1e"),
+            "Pearson": ("pearson", ".4f"),
+            "s": ("seconds", ".2f"),
+            "ours s": ("our_seconds", ".2f"),
+            "not measured because": ("skipped", ""),
+        },
+    ),
+    Suite(
+        "families",
+        "Which causal-LM types of transformers are certified?",
+        ("tests/lrp_hooks/test_census.py",),
+        page="docs/families.md",
+        alone=True,
+    ),
+    Suite(
+        "kernels",
+        "What do the kernels compile to, for GPUs that need not be there?",
+        ("tests/benchmarks/test_kernels.py",),
+        page="docs/kernels.md",
+        alone=True,
+    ),
+    Suite(
+        "long",
+        "How do memory and time grow with the prompt?",
+        ("tests/lrp_hooks/test_memory.py",),
+        page="docs/long.md",
+        alone=True,
+    ),
+    Suite(
+        "needle",
+        "Is a fact planted in filler the region of the prompt that carries most relevance?",
+        ("tests/benchmarks/test_needle.py",),
+        page="docs/long.md",
+        alone=True,
+    ),
+    Suite(
+        "gpu",
+        "How far are the kernels from the machine's limits? Needs a GPU.",
+        ("tests/lrp_kernels",),
+        page="docs/kernels.md",
+        alone=True,
+    ),
+    Suite(
+        "graph_page",
+        "How smooth is the page of a large graph? Needs Chromium.",
+        ("tests/lrp_hooks/test_render_page.py",),
+        page="docs/graph.md",
+        alone=True,
     ),
 )

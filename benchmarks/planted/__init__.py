@@ -1,0 +1,1 @@
+"""Planted failures: small transformers whose wrong token has a known cause."""

@@ -1,0 +1,84 @@
+"""One small SVG per suite, drawn from its committed result; the same result gives the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Rows = list[dict[str, Any]]
+SIZE = (7.0, 3.2)
+"""Inches."""
+
+
+def write_plots(results: dict[str, dict[str, Any]], folder: Path) -> dict[str, Path]:
+    """Draw what has a plot; suite -> file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {}
+    for name, draw in PLOTS.items():
+        if name in results and results[name]["rows"]:
+            made[name] = folder / f"{name}.svg"
+            _draw(draw, results[name]["rows"], made[name])
+    return made
+
+
+def _draw(draw: Callable[[Any, Rows], None], rows: Rows, path: Path) -> None:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.subplots()
+        axes.spines[["top", "right"]].set_visible(False)
+        draw(axes, rows)
+        figure.savefig(path, metadata={"Date": None, "Creator": None})
+
+
+def _lines(axes: Any, rows: Rows, group: str, x: str, y: str) -> None:
+    for name in dict.fromkeys(row[group] for row in rows):
+        own = [row for row in rows if row[group] == name]
+        axes.plot([row[x] for row in own], [row[y] for row in own], marker="o", label=f"{group} {name}")
+
+
+def ratios(axes: Any, rows: Rows, group: str) -> None:
+    """Time ratio against prompt length."""
+    _lines(axes, rows, group, "tokens", "ratio")
+    axes.axhline(1.0, color="0.6", linewidth=0.8)
+    axes.set(xlabel="tokens", ylabel="time ratio", xscale="log")
+    axes.legend(frameon=False)
+
+
+def bars(axes: Any, rows: Rows, y: str, label: str, interval: str | None = None) -> None:
+    """One horizontal bar per method, the best on top."""
+    ordered = sorted(rows, key=lambda row: row[y])
+    values = [row[y] for row in ordered]
+    errors = None
+    if interval is not None:
+        errors = [[row[y] - row[interval][0] for row in ordered], [row[interval][1] - row[y] for row in ordered]]
+    axes.barh([row["method"] for row in ordered], values, xerr=errors, color="#4878a8", ecolor="0.3")
+    axes.set(xlabel=label)
+    axes.axvline(0.0, color="0.6", linewidth=0.8)
+
+
+def faithfulness(axes: Any, rows: Rows) -> None:
+    chosen = [row for row in rows if row["source"] == "all"]
+    bars(axes, chosen, "gap", "area between LeRF and MoRF curves, 95 % interval", "gap_interval")
+
+
+def cuts(axes: Any, rows: Rows) -> None:
+    """What stays of the difference after each cut, against top_p, for the first rules."""
+    own = [row for row in rows if row["composite"] == rows[0]["composite"]]
+    for name, label in (("kept_cut", "kept edges cut"), ("random_cut", "as many random"), ("others_cut", "all others")):
+        axes.plot([row["top_p"] for row in own], [row[name] for row in own], marker="o", label=label)
+    axes.axhline(0.0, color="0.6", linewidth=0.8)
+    axes.set(xlabel=f"top_p ({rows[0]['composite']})", ylabel="share of the difference left")
+    axes.legend(frameon=False)
+
+
+PLOTS: dict[str, Callable[[Any, Rows], None]] = {
+    "overhead": lambda axes, rows: ratios(axes, rows, "checkpoint"),
+    "graph": lambda axes, rows: ratios(axes, rows, "node_threshold"),
+    "planted": lambda axes, rows: bars(axes, rows, "hit", "hit@1 on planted causes"),
+    "faithfulness": faithfulness,
+    "graph_faithfulness": cuts,
+}
