@@ -74,7 +74,8 @@ class Bigrams(nn.Module):
 
     def forward(self, input_ids: Tensor, past_key_values: Any = None, logits_to_keep: int = 0, **_: Any) -> Any:
         states = torch.zeros(*input_ids.shape, 1)[:, None]
-        past_key_values.update(states, states, 0)
+        if past_key_values is not None:
+            past_key_values.update(states, states, 0)
         return SimpleNamespace(logits=self.table[input_ids][:, -logits_to_keep:])
 
 

@@ -121,3 +121,22 @@ def test_the_interpreter_counts_as_triton() -> None:
         "x = torch.ones(2, 3); print(ops.relevance_sum(x, x).tolist())"
     )
     assert python(code, TRITON_INTERPRET="1", LRP_HOOKS_BACKEND="triton") == "triton, interpreted\n[3.0, 3.0]\n"
+
+
+def test_wide_heads_in_float32_are_left_to_the_reference(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(backend, "obstacle", lambda: None)
+
+    def wide(dtype: torch.dtype, width: int) -> Any:
+        return SimpleNamespace(is_cuda=True, device="cuda:0", dtype=dtype, shape=(1, 4, 9, width))
+
+    for dtype, width in ((torch.float32, 128), (torch.bfloat16, 256), (torch.float16, 256)):
+        assert ops.attention_backend(*[wide(dtype, width)] * 3) == "triton"
+    with caplog.at_level(logging.WARNING):
+        assert ops.attention_backend(*[wide(torch.float32, 256)] * 3) == "reference"
+    assert "the head dimension is 256; the attention kernels take up to 128" in caplog.text
+    assert ops.edges_backend(*[wide(torch.float32, 256)] * 3) == "triton"  # the edge kernels go through it in chunks
+    monkeypatch.setattr(backend, "_requested", "triton")
+    with pytest.raises(BackendError, match="the head dimension is 256"):
+        ops.attention_backend(*[wide(torch.float32, 256)] * 3)

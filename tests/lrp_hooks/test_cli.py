@@ -136,7 +136,7 @@ def test_ids_work_without_a_tokenizer(run: Any, tmp_path: Path) -> None:
 def test_doctor_reports_and_its_status_is_for_ci(run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     status, out, _ = run("doctor", str(folder), "-p", "hello")
     assert status == 0
-    assert "verdict ok" in re.sub(r"\s+", " ", out)
+    assert "verdict certified" in re.sub(r"\s+", " ", out)
     assert "constant of o_proj" in out
     load = AutoModelForCausalLM.from_pretrained
 
@@ -156,9 +156,10 @@ def test_doctor_reports_and_its_status_is_for_ci(run: Any, folder: Path, monkeyp
     )
     status, out, _ = run("doctor", str(folder), "--unknown", "gradient", "--json")
     assert status == 1
-    report = json.loads(out)
-    assert report["verdict"] == "broken", "the ledger sees the leak even when it is let through"
-    assert report["accepted"]
+    certificate = json.loads(out)
+    assert certificate["verdict"] == "refused", "the ledger sees the leak even when it is let through"
+    assert certificate["leak"] == "model.layers.1.input_layernorm.1"
+    assert certificate["report"]["accepted"]
     status, _, err = run("attribute", str(folder), "-p", "a")
     assert status == 2
     assert "Leak" in err

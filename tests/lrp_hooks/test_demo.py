@@ -138,8 +138,10 @@ def test_the_commands(tmp_path: Path) -> None:
     assert "tokens: [" in multi.stderr
     healthy = run("doctor", "demo", "--json")
     assert healthy.returncode == 0, healthy.stderr
-    report = json.loads(healthy.stdout)
-    assert report["verdict"] == "ok"
+    certificate = json.loads(healthy.stdout)
+    report = certificate["report"]
+    assert certificate["verdict"] == "certified"
+    assert certificate["entries"]["error"] < 1e-4
     assert max(row["error"] for row in report["ledger"]) < 1e-4
     assert {row["role"] for row in report["sites"]} == {"attention", "activation", "norm", "gated"}
 

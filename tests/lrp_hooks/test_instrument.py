@@ -364,11 +364,11 @@ def test_positional_arguments_and_other_outputs_are_understood() -> None:
     assert relevance.tokens[1, 4:].abs().min() > 0
 
 
-def test_a_non_causal_model_is_refused() -> None:
-    from transformers import BertConfig, BertForMaskedLM
+def test_a_causal_language_model_that_is_not_causal_is_refused() -> None:
+    from transformers import BertConfig, BertLMHeadModel
 
     config = BertConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
-    model = BertForMaskedLM(config).eval()
+    model = BertLMHeadModel(config).eval()
     reinitialise(model)
     with pytest.raises(UnsupportedModelError, match="not causal"):
         instrument(model)
@@ -413,7 +413,6 @@ def test_a_planted_inline_leak_is_named(operation: str) -> None:
     with instrument(model, strict, unknown="gradient") as lrp:
         assert any(operation in u.operation for u in lrp.accepted)
         report = lrp.report()
-        assert report.verdict == "approximate"
         assert any("model.layers.1.mlp" in entry for entry in report.accepted)
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from families import build, inputs
+from families import SIZES as FAMILY
+from families import build, inputs, reinitialise
+from typer.testing import CliRunner
 
 from lrp_hooks import LogitDiff, instrument
+from lrp_hooks.activations import Offload
 from lrp_hooks.checkpointing import Checkpointing
+from lrp_hooks.cli.app import app
+from lrp_hooks.cli.inputs import parse_memory
+from lrp_hooks.cli.pace import lines
 from lrp_hooks.errors import InputError
 from lrp_hooks.graph.packed import copies_that_fit
 
@@ -22,7 +30,7 @@ def test_a_budget_turns_checkpointing_on_and_changes_no_result() -> None:
     with instrument(model) as lrp:
         free = lrp.trace(input_ids=ids).attribute(CONTRAST)
         memory = lrp.checkpointing
-        whole, least = memory.block_bytes(1, 12) * 3, memory.checkpointed_bytes(1, 12)
+        whole, least = memory.whole_bytes(1, 12), memory.checkpointed_bytes(1, 12)
         assert not memory.active
         assert least < whole
     for budget, active in ((int(whole) + 1, False), (int(whole) - 1, True), (int(least) + 1, True)):
@@ -63,3 +71,213 @@ def test_chunks_of_copies_follow_the_budget(monkeypatch: pytest.MonkeyPatch) -> 
     assert copies_that_fit(memory, 10_000, 1, cpu) == 3
     memory.budget = 10
     assert copies_that_fit(memory, 10_000, 1, cpu) == 1
+
+
+def tight(lrp: Any, length: int) -> int:
+    """A budget for which even the residual streams are too much."""
+    memory = lrp.checkpointing
+    least, streams = memory.offloaded_bytes(1, length), memory.checkpointed_bytes(1, length)
+    assert least < streams
+    return int((least + streams) / 2)
+
+
+def deep(layers: int = 8) -> Any:
+    """Deep enough for streams to outweigh one block's inside."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model("llama", **{**FAMILY, "num_hidden_layers": layers})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval()
+    reinitialise(model)
+    return model
+
+
+def test_streams_are_moved_away_when_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids, moved = deep(), inputs("llama"), []
+    move = Offload._move
+    monkeypatch.setattr(Offload, "_move", lambda self, x: moved.append(x.shape) or move(self, x))
+    with instrument(model) as lrp:
+        free = lrp.trace(input_ids=ids)
+        expected, graph = free.attribute(CONTRAST), free.graph(CONTRAST, node_threshold=0.0)
+        budget = tight(lrp, 12)
+    with instrument(model, max_memory=budget) as lrp:
+        trace = lrp.trace(input_ids=ids)
+        assert lrp.checkpointing.active
+        assert lrp.checkpointing.offloading
+        assert moved.count(torch.Size((1, 12, 32))) == 10  # every residual point once, and the embedding
+        for _ in range(2):  # the file serves any number of passes
+            made = trace.attribute(CONTRAST)
+            assert torch.allclose(made.layers, expected.layers, atol=1e-12)
+        again = trace.graph(CONTRAST, node_threshold=0.0)
+        assert torch.allclose(again.weight, graph.weight, atol=1e-6)
+        with pytest.raises(InputError, match=r"lrp\.trace\(\), which can move activations off the device"):
+            model(input_ids=ids)
+        assert lrp.tape.record is None
+
+
+@pytest.mark.parametrize(
+    ("free", "active", "offloading"),
+    [(10**9, False, False), (200 * 10**6, True, False), (50 * 10**6, True, True)],
+)
+def test_without_a_budget_what_is_free_decides(
+    free: int, active: bool, offloading: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lrp_hooks.checkpointing.free_memory", lambda device: free)
+    memory = Checkpointing("auto", bytes_per_token=240_000.0, stream_bytes=2000.0, blocks=30, can_offload=True)
+    memory.decide(1, 1000, torch.device("cpu"))  # 248 MB in all, 78 MB of streams and one block, 22 MB without streams
+    assert (memory.active, memory.offloading) == (active, offloading)
+    memory.can_offload = False
+    memory.decide(1, 1000, torch.device("cpu"))
+    assert not memory.offloading
+
+
+def test_a_stream_is_written_once_and_read_as_it_was() -> None:
+    away = Offload(least=1)
+    leaf = torch.randn(3, 4, dtype=torch.bfloat16, requires_grad=True)
+    with away.saving():
+        x = leaf * 2
+        x = x.clone()
+        loss = (x * x).sum() + (x.view(4, 3) * 3).sum() + (x.view_as(x) ** 2).sum()
+    bytes_of_x = 3 * 4 * 2
+    assert bytes_of_x <= away.moved <= 2 * bytes_of_x  # x, shared by its views; nothing else is saved
+    for _ in range(2):
+        (grad,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+        assert torch.allclose(grad, 8 * (leaf * 2).detach() + 6, rtol=2e-2)
+
+
+def test_a_changed_tensor_is_written_again() -> None:
+    away = Offload(least=1)
+    leaf = torch.randn(5, requires_grad=True)
+    with away.saving(), torch.no_grad():
+        buffer = torch.ones(5)
+        with torch.enable_grad():
+            first = leaf * buffer
+        buffer += 1
+        with torch.enable_grad():
+            second = leaf * buffer
+    (grad,) = torch.autograd.grad(first.sum() + second.sum(), leaf)
+    assert torch.equal(grad, torch.full((5,), 3.0))
+
+
+def test_nothing_is_moved_without_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Offload, "_move", lambda *_: pytest.fail("moved"))
+    with instrument(deep(), checkpoint=True) as lrp:
+        lrp.trace(input_ids=inputs("llama")).attribute(CONTRAST)
+        assert not lrp.checkpointing.offloading
+
+
+@pytest.mark.parametrize("ask", ["attribute", "graph"])
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_an_interrupt_leaves_the_model_clean(ask: str, checkpoint: bool) -> None:
+    model, ids = build("llama"), inputs("llama")
+    untouched = model(input_ids=ids).logits.detach()
+    flags = [p.requires_grad for p in model.parameters()]
+    with instrument(model, checkpoint=checkpoint) as lrp:
+        trace = lrp.trace(input_ids=ids)
+        expected = trace.attribute(CONTRAST).layers
+
+        def interrupt(done: int, total: int) -> None:
+            if done == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            getattr(trace, ask)(CONTRAST, progress=interrupt)
+        assert lrp.tape.record is None
+        assert lrp.tape.detour is None
+        assert trace._record.on_point is None
+        assert not trace._record.latest.parked
+        assert torch.equal(trace.attribute(CONTRAST).layers, expected)
+        assert torch.equal(lrp.trace(input_ids=ids).attribute(CONTRAST).layers, expected)
+    assert torch.equal(model(input_ids=ids).logits, untouched)
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_an_interrupt_inside_a_block_leaves_nothing_parked() -> None:
+    def interrupt(gradient: torch.Tensor) -> None:
+        raise KeyboardInterrupt
+
+    model, ids = build("llama"), inputs("llama")
+    with instrument(model) as lrp:
+        norm = model.model.layers[1].input_layernorm  # its gradient comes after the attention's
+        hook = norm.register_forward_hook(lambda _m, _a, out: out.register_hook(interrupt) and None)
+        trace = lrp.trace(input_ids=ids)
+        hook.remove()
+        with pytest.raises(KeyboardInterrupt):
+            trace.graph(CONTRAST)
+        assert trace._record.latest is not None
+        assert sorted(trace._record.latest.points) == [2, 3]  # it was in the middle of block 1
+        assert not trace._record.latest.parked
+
+
+def test_an_interrupted_forward_leaves_the_model_clean() -> None:
+    model, ids = build("llama"), inputs("llama")
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with instrument(model, checkpoint=True) as lrp:
+        expected = lrp.trace(input_ids=ids).attribute(CONTRAST).layers
+        hook = model.model.layers[1].mlp.register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            lrp.trace(input_ids=ids)
+        hook.remove()
+        assert lrp.tape.record is None
+        assert torch.equal(lrp.trace(input_ids=ids).attribute(CONTRAST).layers, expected)
+
+
+def test_progress_counts_residual_points() -> None:
+    told: list[tuple[int, int]] = []
+    with instrument(build("llama")) as lrp:
+        lrp.trace(input_ids=inputs("llama")).attribute(CONTRAST, progress=lambda *step: told.append(step))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("6GB", 6 * 10**9), ("512 mb", 512 * 10**6), ("1.5GiB", 3 * 2**29), ("1000", 1000), (None, None)],
+)
+def test_amounts_of_memory(text: str | None, count: int | None) -> None:
+    assert parse_memory(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "6 G B", "lots", "-1GB", "0", "6TBs", "1e9"])
+def test_what_is_no_amount_of_memory(text: str) -> None:
+    with pytest.raises(InputError, match="is no amount of memory"):
+        parse_memory(text)
+
+
+def test_lines_say_the_time_left() -> None:
+    said: list[str] = []
+    now = [0.0]
+    told = lines("transitions", said.append, lambda: now[0])
+    for done in range(1, 31):
+        now[0] += 20.0
+        told(done, 30)
+    assert said[0] == "transitions 2/30, about 9 min left"
+    assert len(said) == 14
+    assert said[-1] == "transitions 28/30, about 40 s left"
+
+
+class _Stop(Exception):
+    """Raised where the model would be instrumented."""
+
+
+@pytest.mark.parametrize("command", ["attribute", "graph"])
+def test_the_command_line_hands_the_budget_on(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module(f"lrp_hooks.cli.{command}")
+    given: dict[str, Any] = {}
+
+    def stop(model: Any, composite: str, **options: Any) -> None:
+        given.update(options)
+        raise _Stop
+
+    monkeypatch.setattr(module, "instrument", stop)
+    monkeypatch.setattr(module, "load_model", lambda *_, **__: SimpleNamespace(model=None, tokenizer=None, name="tiny"))
+    monkeypatch.setattr("lrp_hooks.cli.graph.token_texts", lambda *_: [])
+    runner = CliRunner()
+    options = [command, "tiny", "--ids", "3,4,5", "-t", "#5", "-c", "#7"]
+    done = runner.invoke(app, [*options, "--max-memory", "1.5GB"])
+    assert isinstance(done.exception, _Stop)
+    assert given["max_memory"] == 1_500_000_000
+    wrong = runner.invoke(app, [*options, "--max-memory", "lots"])
+    assert isinstance(wrong.exception, InputError)

@@ -142,7 +142,7 @@ MUTATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "key path": ("llama", {"key": lambda call: 0.0}),
     "softcap slope": ("gemma2", {"slope": lambda call: False}),
     "softcap": ("gemma2", {"softcap": lambda call: None}),
-    "window": ("mistral", {"mask": lambda call: None}),
+    "window": ("mistral", {"mask": lambda call: None, "interval": lambda call: None}),
     "scale": ("llama", {"scale": lambda call: call.scale * 1.1}),
 }
 

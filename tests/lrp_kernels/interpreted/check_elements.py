@@ -39,6 +39,12 @@ def test_relevance_of_strided_tensors() -> None:
     close(relevance_sum(apart, apart, backend="triton"), apart.square().sum(-1), apart.double().square().sum(-1))
 
 
+def test_a_bias_is_the_same_at_every_token() -> None:
+    bias, grad = normal(5, 9).float(), normal(6, 2, 3, 9).float()
+    exact = (bias.double() * grad.double()).sum(-1)
+    close(relevance_sum(bias, grad, backend="triton"), exact.float(), exact)
+
+
 def test_relevance_of_different_shapes_is_refused() -> None:
     with pytest.raises(UnsupportedInput, match=r"differ in shape: \[2, 3\] and \[3, 2\]"):
         relevance_sum(torch.zeros(2, 3), torch.zeros(3, 2), backend="triton")
