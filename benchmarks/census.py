@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import sys
 import time
 import warnings
@@ -40,6 +41,8 @@ class Result:
     undone: bool | None = None
     edges: float | None = None
     edges_reason: str = ""
+    entries: float | None = None
+    entries_reason: str = ""
     roles: dict[str, int] = field(default_factory=dict)
     removed: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -148,6 +151,8 @@ def certify(result: Result, subject: Subject, dtype: str) -> bool:
         faults.append("undo is not exact")
     if result.edges is not None and not result.edges <= EDGE_LIMIT:
         faults.append(f"exact edges differ from packed by {result.edges:.1e}")
+    if result.entries is not None and not result.entries <= LIMITS["float64"]:
+        faults.append(f"entries differ from the reference by {result.entries:.1e}")
     result.status, result.reason = ("failed", "; ".join(faults)) if faults else ("certified", "")
     return not faults
 
@@ -168,6 +173,17 @@ def measure(result: Result, subject: Subject, composite: str, dtype: str) -> Non
             )
         if dtype == "float64":
             compare_edges(result, trace, subject.target)
+            compare_entries(result, lrp, subject)
+
+
+def compare_entries(result: Result, lrp: Any, subject: Subject) -> None:
+    """Largest difference of any token's or residual point's entry from the rules for autograd nodes."""
+    from lrp_hooks.certificate.entries import check_entries
+
+    entries = check_entries(lrp, subject.inputs, subject.target)
+    result.entries_reason = entries.reason
+    if entries.error is not None:
+        result.entries = max(result.entries or 0.0, entries.error)
 
 
 def ledger_error(relevance: Any) -> float:
@@ -366,22 +382,37 @@ def quiet() -> None:
 
 
 def cells(result: Result) -> list[str]:
-    """A row of a census's table: kind, status, ledger in float32 and float64, edges, removal, rules, remark."""
+    """A row of a census's table: kind, status, ledgers, entries, edges, removal, rules, remark."""
     worst = {d: [v for k, v in result.ledger.items() if k.startswith(d)] for d in LIMITS}
     return [
         result.kind,
         result.status,
         *(f"{max(v):.0e}" if v else "" for v in worst.values()),
+        "" if result.entries is None else f"{result.entries:.0e}",
         "" if result.edges is None else f"{result.edges:.0e}",
         f"{min(result.removed.values()):.0e}".replace("inf", "∞") if result.removed else "",
         ", ".join(role for role in result.roles if role != "dropout"),
-        (result.reason or result.edges_reason).replace("|", "\\|"),
+        remark(result).replace("|", "\\|"),
     ]
 
 
+def remark(result: Result) -> str:
+    """Why it is out; else why parts have no closed form (each reason once, whichever the block), or no reference."""
+    if result.reason:
+        return result.reason
+    parts = [
+        re.sub(r" do: method=.*", "", re.sub(r"(layers?|block|h)([. ])\d+", r"\1\2N", r))
+        for r in result.edges_reason.split("; ")
+        if r
+    ]
+    if result.entries is None and result.entries_reason:
+        parts.append(f"entries: {result.entries_reason}")
+    return "; ".join(dict.fromkeys(parts))
+
+
 HEADER = (
-    "| type | status | ledger fp32 | ledger fp64 | edges | removal | rules | remark |",
-    "|---|---|---|---|---|---|---|---|",
+    "| type | status | ledger fp32 | ledger fp64 | entries | edges | removal | rules | remark |",
+    "|---|---|---|---|---|---|---|---|---|",
 )
 ORDER = {"failed": 0, "certified": 1, "refused": 2, "not built": 3}
 

@@ -37,9 +37,10 @@ def table(results: list[Result], versions: dict[str, str]) -> str:
         + ", ".join(f"{count} {status}" for status, count in counts.items())
         + ".",
         "",
-        "Ledger: largest error at any residual point relative to Σ|R|, AttnLRP and CP-LRP. Edges: exact against",
-        "packed, float64; blank where blocks have no closed form. Removal: the least effect of taking one rule away",
-        "(∞: refused).",
+        "Ledger: largest error at any residual point relative to Σ|R|, AttnLRP and CP-LRP. Entries: largest",
+        "difference from a second implementation, rules for the nodes of the untouched model's autograd graph,",
+        "float64; blank where that has no rule. Edges: exact against packed, float64; blank where blocks have no",
+        "closed form. Removal: the least effect of taking one rule away (∞: refused).",
         "",
         *rows(results),
         "",

@@ -261,6 +261,20 @@ SUITES = (
         alone=True,
     ),
     Suite(
+        "sentences",
+        "Does a real sentence encoder (all-MiniLM-L6-v2) close its ledger, and agree with masking tokens?",
+        ("tests/lrp_hooks/test_beyond_oracle.py",),
+        page="docs/families.md",
+        alone=True,
+    ),
+    Suite(
+        "loading",
+        "Quantised, offloaded, tensor parallel, compiled: the same explanation, and what it costs.",
+        ("tests/lrp_hooks/test_quantised.py", "tests/lrp_hooks/test_offload.py"),
+        page="docs/loading.md",
+        alone=True,
+    ),
+    Suite(
         "gpu",
         "How far are the kernels from the machine's limits? Needs a GPU.",
         ("tests/lrp_kernels",),

@@ -176,7 +176,9 @@ def checkpoint_block(block: nn.Module, state: Checkpointing, tape: Tape) -> Hand
             with tape.recording(record):
                 return original(*args, **kwargs)
 
-        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        # stopped early, accelerate would not put the last weights of an offloaded block away again
+        stop = not state.weights_offloaded
+        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, early_stop=stop, **kwargs)
 
     return replace_forward(block, forward, outermost=True)
 

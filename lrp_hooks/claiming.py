@@ -19,7 +19,7 @@ from lrp_hooks.errors import UnsupportedModelError
 from lrp_hooks.patching import Handle
 from lrp_hooks.probe import probe_inputs
 from lrp_hooks.relevance import Relevance
-from lrp_hooks.report import LEDGER_LIMITS
+from lrp_hooks.report import ledger_limit
 from lrp_hooks.sites import Role, Site
 from lrp_hooks.walk import ModuleClock, Unclaimed, unclaimed
 
@@ -119,7 +119,7 @@ def check_ledger(lrp: Instrumentation) -> None:
         record = lrp.tape.last
         errors = None if record is None else _errors(build_relevance(record, lrp.skeleton, ""))
     lrp.tape.last = None
-    limit = LEDGER_LIMITS.get(logits.dtype, 1e-3)
+    limit = ledger_limit(lrp)
     if errors is None or not bool((errors <= limit).all()):
         worst = "nothing was recorded" if errors is None else f"error {float(errors.max()):.1e} of sum |R|"
         raise UnsupportedModelError(

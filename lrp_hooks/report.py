@@ -19,6 +19,16 @@ LEDGER_LIMITS = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.1, 
 """Largest ledger error that counts as closed; half precision rounds relevance itself by a few percent."""
 
 
+ROUNDINGS = 5.0
+"""How much further than one probed linear map that rounds (8-bit activations) a ledger over many may be off."""
+
+
+def ledger_limit(lrp: Instrumentation) -> float:
+    """The ledger error, relative to sum |R|, that counts as closed for this model."""
+    rounding = max((site.error for site in lrp.sites if site.role is Role.LINEAR), default=0.0)
+    return max(LEDGER_LIMITS.get(next(lrp.model.parameters()).dtype, 1e-3), ROUNDINGS * rounding)
+
+
 @dataclass(frozen=True)
 class SiteRow:
     """Sites alike in role, class and parameters."""
@@ -64,7 +74,7 @@ class Report:
 
     Attributes:
         accepted: operations without a rule that were let through.
-        broken: the highest residual point at which the ledger misses more than its limit.
+        broken: the highest residual point at which the ledger misses more than ``ledger_limit`` of sum |R|.
     """
 
     model: str
@@ -81,6 +91,7 @@ class Report:
     absorbed: tuple[AbsorbedShare, ...]
     explained: float | None
     broken: LedgerRow | None
+    ledger_limit: float
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -90,7 +101,7 @@ class Report:
 def make_report(lrp: Instrumentation, relevance: Relevance | None = None) -> Report:
     """Report on an instrumentation, with the ledger of ``relevance`` (first row) when one is given."""
     config: Any = lrp.model.config
-    dtype = next(lrp.model.parameters()).dtype
+    dtype, limit = next(lrp.model.parameters()).dtype, ledger_limit(lrp)
     ledger = _ledger(relevance) if relevance is not None and lrp.composite.is_lrp else ()
     accepted = tuple(f"{u.operation} in {u.path or '<root>'}" for u in dict.fromkeys(lrp.accepted))
     return Report(
@@ -107,13 +118,13 @@ def make_report(lrp: Instrumentation, relevance: Relevance | None = None) -> Rep
         ledger=ledger,
         absorbed=_absorbed(relevance),
         explained=float(relevance.value[0]) if relevance is not None else None,
-        broken=_broken(ledger, dtype),
+        broken=_broken(ledger, limit),
+        ledger_limit=limit,
     )
 
 
-def _broken(ledger: tuple[LedgerRow, ...], dtype: torch.dtype) -> LedgerRow | None:
+def _broken(ledger: tuple[LedgerRow, ...], limit: float) -> LedgerRow | None:
     """Relevance flows downwards: the highest point that misses some shows the block above it."""
-    limit = LEDGER_LIMITS.get(dtype, 1e-3)
     return max(
         (row for row in ledger if not row.error <= limit), key=lambda row: (not row.stream, row.point), default=None
     )

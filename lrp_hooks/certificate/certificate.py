@@ -12,7 +12,7 @@ from torch import Tensor
 from lrp_hooks.certificate.entries import EntryCheck, check_entries
 from lrp_hooks.certificate.leak import first_leak
 from lrp_hooks.probe import probe_inputs
-from lrp_hooks.report import LEDGER_LIMITS, Report, make_report
+from lrp_hooks.report import Report, make_report
 from lrp_hooks.targets import AnswerSpan, Logit, LogitDiff, Target
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def certify(lrp: Instrumentation, target: Target | None, inputs: dict[str, Any])
     report = make_report(lrp, trace.attribute(target))
     leak = ""
     if report.broken is not None:
-        limit = LEDGER_LIMITS.get(next(lrp.model.parameters()).dtype, 1e-3)
-        leak = first_leak(lrp, inputs, target, limit) or ""
+        leak = first_leak(lrp, inputs, target, report.ledger_limit) or ""
     entries = check_entries(lrp, inputs, target) if lrp.composite.is_lrp and not report.accepted else EntryCheck()
     verdict, reason = _verdict(lrp, report, entries, leak)
     return Certificate(verdict, reason, report, entries, leak, versions())

@@ -14,7 +14,7 @@ from lrp_hooks.cli.attribute import consoles, working
 from lrp_hooks.errors import UnclaimedModuleError
 from lrp_hooks.instrumentation import Instrumentation, instrument
 from lrp_hooks.loading import load_model
-from lrp_hooks.report import LEDGER_LIMITS, Report
+from lrp_hooks.report import Report
 from lrp_hooks.targets import LogitDiff
 
 STYLES = {Verdict.CERTIFIED: "bold green", Verdict.APPROXIMATE: "bold yellow", Verdict.REFUSED: "bold red"}
@@ -102,8 +102,8 @@ def _sites(report: Report) -> Table:
 
 
 def _ledger(report: Report) -> Table:
-    limit = LEDGER_LIMITS.get(_dtype(report), 1e-3)
-    title = f"ledger: relevance + absorbed above = {report.explained:+.4f} logits (limit {limit:g} of sum |R|)"
+    limit = f"(limit {report.ledger_limit:g} of sum |R|)"
+    title = f"ledger: relevance + absorbed above = {report.explained:+.4f} logits {limit}"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for name in ("residual point", "relevance", "absorbed above", "error"):
         table.add_column(name, justify="right", header_style="dim")
@@ -126,9 +126,3 @@ def _absorbed(report: Report) -> Table:
 
 def _worst(report: Report) -> int:
     return max(range(len(report.ledger)), key=lambda i: report.ledger[i].error)
-
-
-def _dtype(report: Report) -> Any:
-    import torch
-
-    return getattr(torch, report.dtype)
