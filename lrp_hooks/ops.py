@@ -37,7 +37,7 @@ from lrp_kernels.gated import (
 )
 from lrp_kernels.launch import DTYPES, MAX_NORM, MAX_WIDTH
 from lrp_kernels.norm import NormSpec, frozen_norm, norm_forward, norm_scale
-from lrp_kernels.product import observed_softmax, shared_bilinear
+from lrp_kernels.product import Observe, observed_softmax, shared_bilinear
 from torch import Tensor
 
 from lrp_hooks.backend import Backend, backend_name, chosen, set_backend
@@ -55,6 +55,7 @@ __all__ = [
     "EdgeRows",
     "Interval",
     "NormSpec",
+    "Observe",
     "RuleFunction",
     "attention",
     "attention_backend",

@@ -156,21 +156,6 @@ class MaxLogit(Target):
     def value(self, logits: Tensor) -> Tensor:
         return _pick(logits, self._ids(Rank(1), logits))
 
-    def on(self, output: Output) -> Target:
-        """The same target for a model with this output: class names where it has them and no tokenizer was given.
-
-        Raises:
-            TargetError: a target on tokens or classes for a model that answers with a start and an end.
-        """
-        if output.kind == "span" and type(self) in NAMES.values():
-            raise TargetError(
-                f"{type(self).__name__} picks a token or class, but this model gives start and end logits. "
-                "do: AnswerSpan(start, end), or a function of the logits [B, 2, T]"
-            )
-        if output.labels is None or self.tokenizer is not None or not is_dataclass(self):
-            return self
-        return replace(self, tokenizer=output.labels) if any(f.name == "tokenizer" for f in fields(self)) else self
-
     def fixed(self, logits: Tensor) -> Target:
         return Logit(int(self._ids(Rank(1), logits)[0]), self.position, self.tokenizer)
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from lrp_kernels.function import RuleFunction
 
-__all__ = ["Bilinear", "observed_softmax", "shared_bilinear"]
+__all__ = ["Bilinear", "Observe", "observed_softmax", "shared_bilinear"]
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
 Observe = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, Tensor], None]
+"""Takes both factors, their gradients (shares included), and the product's."""
 
 
 class _Shared(RuleFunction):

@@ -43,7 +43,7 @@ def first_leak(lrp: Instrumentation, inputs: dict[str, Any], target: Target, lim
     """Path of the first innermost module, in the order of the forward, that keeps relevance which nothing books.
 
     Args:
-        limit: relative to the relevance that leaves the module.
+        limit: relative to the largest sum |R| of a residual point.
     """
     balance, paths = Balance(), _paths(lrp)
     mode, lrp.checkpointing.mode = lrp.checkpointing.mode, False

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lrp_hooks.ops import observed_softmax, shared_bilinear
+from lrp_hooks.ops import Observe, observed_softmax, shared_bilinear
 from lrp_hooks.rules.attention import AttentionInputs, AttentionOutput, Factors, Setting
 from lrp_hooks.rules.carrying import absorb, booking, carries, dual, still, tangent
 from lrp_hooks.rules.elementwise import elementwise, power
 from lrp_hooks.rules.provenance import is_gate, is_softmax, mark_gate, same_source
 from lrp_hooks.rules.written import (
     VALUES,
-    Observe,
     detoured,
     note_softmax,
     role_of,

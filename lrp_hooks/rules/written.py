@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lrp_hooks.errors import NoClosedFormError
-from lrp_hooks.ops import relevance_sum
+from lrp_hooks.ops import Observe, relevance_sum
 from lrp_hooks.rules.attention import Factors, Setting
 from lrp_hooks.rules.carrying import carries, still
 from lrp_hooks.rules.provenance import is_softmax
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 SCORES, VALUES, PLAIN = "scores", "values", "plain"
 """What a product of two tensors is: queries by keys, weights by values, or neither."""
-Observe = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, Tensor], None]
-"""Takes both factors, their gradients (rule factors included), and the product's."""
 
 
 @dataclass(eq=False)
