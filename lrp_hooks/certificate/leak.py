@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lrp_hooks.ops import relevance_sum
 from lrp_hooks.sites import Role
-from lrp_hooks.tape import PassRecord, tap
+from lrp_hooks.tape import ForwardRecord, tap
 from lrp_hooks.targets import Target
 
 if TYPE_CHECKING:
@@ -52,24 +52,26 @@ def first_leak(lrp: Instrumentation, inputs: dict[str, Any], target: Target, lim
             relevance = lrp.trace(**inputs).attribute(target)
     finally:
         lrp.checkpointing.mode = mode
-    done = lrp.tape.last.latest if lrp.tape.last is not None else None
-    assert done is not None
+    record = lrp.tape.last
+    assert record is not None
     scale = float(relevance.layers.abs().sum(2).max())
     weighed = [path for path in balance.order if path in balance.given]  # relevance ends at an embedding
-    leaking = [path for path in weighed if abs(_kept(lrp, balance, done, path)) > limit * scale]
+    leaking = [path for path in weighed if abs(_kept(lrp, balance, record, path)) > limit * scale]
     for path in leaking:
         if not any(other.startswith(path + ".") for other in leaking):
             return path
     return None
 
 
-def _kept(lrp: Instrumentation, balance: Balance, done: PassRecord, path: str) -> float:
+def _kept(lrp: Instrumentation, balance: Balance, record: ForwardRecord, path: str) -> float:
     """What enters a module from above, less what leaves it downwards and what is booked inside."""
+    done = record.latest
+    assert done is not None
     inside = sum(float(share.sum()) for name, share in done.biases.items() if _within(name, path))
     for site in lrp.sites:
         if site.role is Role.ATTENTION and site.block in done.attention and _within(site.path, path):
             inside += float(done.attention[site.block].sum())
-    return balance.received[path] - balance.given[path] - inside
+    return (balance.received[path] - balance.given[path]) / record.seed_scale - inside
 
 
 def _within(name: str, path: str) -> bool:

@@ -122,6 +122,13 @@ def test_a_constant_that_nothing_books_is_found_in_its_module(block: int) -> Non
     assert certificate.leak in certificate.reason
 
 
+def test_in_float16_whose_seed_is_scaled_the_same_module_is_found() -> None:
+    with instrument(planted(offset).half()) as lrp:
+        certificate = lrp.certify(LogitDiff(5, 7), input_ids=inputs("llama"))
+    assert certificate.verdict is Verdict.REFUSED
+    assert certificate.leak == "model.layers.1.mlp"
+
+
 def test_what_was_let_through_is_found_and_named() -> None:
     strict = ATTNLRP.extended("strict", (Role.INLINE, None))
     with instrument(planted(torch.tanh), strict, unknown="gradient") as lrp:
