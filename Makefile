@@ -19,7 +19,7 @@ demo-failures: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q
 
-# The core tests with the oldest transformers of the supported range; `tests/versions.sh VERSION ...` runs others.
+# The core tests with the oldest and the newest transformers; `tests/versions.sh VERSION ...` runs others.
 test-versions: $(VENV)/.installed
 	tests/versions.sh
 

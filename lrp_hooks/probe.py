@@ -49,8 +49,19 @@ def takes(model: nn.Module, name: str) -> bool:
     )
 
 
+CACHE_NAMES = frozenset(("cache", "past_key_values", "cache_params"))
+"""What models call the cache they are given: `cache` since transformers 5.24, the others before it."""
+
+
 def without_cache(model: nn.Module) -> dict[str, Any]:
     return {"use_cache": False} if takes(model, "use_cache") else {}
+
+
+def with_cache(model: nn.Module, cache: Any) -> dict[str, Any]:
+    """Arguments that make the model read a cache and write to it."""
+    known = forward_parameters(model)
+    name = next((name for name in CACHE_NAMES if name in known), "past_key_values")
+    return {name: cache, "use_cache": True}
 
 
 def output_embeddings(model: nn.Module) -> nn.Module | None:

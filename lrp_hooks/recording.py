@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from lrp_hooks.checkpointing import Checkpointing, checkpoint_block
-from lrp_hooks.claiming import biases
+from lrp_hooks.claiming import bias_owners
 from lrp_hooks.errors import CacheError, InputError, InstrumentError
 from lrp_hooks.ops import RuleFunction
 from lrp_hooks.outputs import LOSS_INPUTS
 from lrp_hooks.patching import Handle
-from lrp_hooks.probe import forward_parameters, without_cache
+from lrp_hooks.probe import CACHE_NAMES, forward_parameters, without_cache
 from lrp_hooks.sites import Role, Site
 from lrp_hooks.structure import Skeleton, first_tensor
 from lrp_hooks.tape import (
@@ -85,14 +85,13 @@ class Recorder:
 
     def _register_constants(self, sites: Sequence[Site], keep: Keep) -> None:
         by_path = {site.path: site for site in sites}
-        # a bias that a module shares with one inside it (BERT's head and its decoder) is the inner one's
-        owners = {id(bias): path for path, bias in biases(self.model)}
+        owners = frozenset(bias_owners(self.model))
         for path, module in self.model.named_modules():
             site = by_path.get(path)
             store: Callable[[ForwardRecord], Callable[[Tensor], None]]
             if site is not None and site.role is Role.ACTIVATION and site.spec.at_zero:
                 store = partial(store_offset, path=path, offset=float(site.spec.at_zero))
-            elif owners.get(id(getattr(module, "bias", None))) == path:
+            elif path in owners:
                 store = partial(store_bias, path=path, module=module)
             else:
                 continue
@@ -106,8 +105,7 @@ class Recorder:
         kwargs = _named(module, args, kwargs)
         self._check(kwargs)
         kwargs = {**kwargs, **without_cache(self.model)}
-        if "past_key_values" in kwargs:
-            kwargs["past_key_values"] = None
+        kwargs.update(dict.fromkeys(CACHE_NAMES & kwargs.keys()))
         if self.tape.record is None:  # a trace brings its own record
             self.tape.record = ForwardRecord(tape=self.tape)
         if self.skeleton.encoder is None:  # else: each stack's own inputs
@@ -115,12 +113,13 @@ class Recorder:
         return (), kwargs
 
     def _check(self, kwargs: dict[str, Any]) -> None:
-        cache = kwargs.get("past_key_values")
-        if cache is not None and (not hasattr(cache, "get_seq_length") or cache.get_seq_length() > 0):
-            raise CacheError(
-                "a filled key/value cache hides the tokens it holds from the gradient. "
-                "do: pass the whole sequence without past_key_values (generate() under no_grad is unaffected)"
-            )
+        for name in CACHE_NAMES & kwargs.keys():
+            cache = kwargs[name]
+            if cache is not None and (not hasattr(cache, "get_seq_length") or cache.get_seq_length() > 0):
+                raise CacheError(
+                    "a filled key/value cache hides the tokens it holds from the gradient. "
+                    f"do: pass the whole sequence without {name} (generate() under no_grad is unaffected)"
+                )
         given = [name for name in LOSS_INPUTS if kwargs.get(name) is not None]
         if given and self.skeleton.head is None:
             raise InputError(

@@ -200,6 +200,8 @@ def build(
     if name in EXPERTS:
         config._experts_implementation = experts_implementation or "eager"  # the grouped product has no float64
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval()
+    if dtype == torch.float64:
+        model.double()  # some parts stay float32 whatever was asked for
     reinitialise(model, seed)
     return model
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lrp_hooks.errors import ContextLengthError, InputError
+from lrp_hooks.probe import with_cache
 from lrp_hooks.structure import embedding_device
 
 
@@ -126,9 +127,8 @@ class _Batch:
             input_ids=ids,
             attention_mask=self._mask,
             position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
             logits_to_keep=1,
+            **with_cache(self._model, self._cache),
         )
         self._next = out.logits[:, -1].argmax(-1)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from lrp_hooks.cases.inputs import CaseInput
 from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import InputError
+from lrp_hooks.probe import with_cache
 from lrp_hooks.structure import embedding_device
 
 Replacement = Literal["pad", "neutral", "deletion"]
@@ -87,9 +88,8 @@ class Masker:
             input_ids=ids,
             attention_mask=seen,
             position_ids=positions,
-            past_key_values=self._prefix(kept, len(rows)) if kept else None,
-            use_cache=bool(kept),
             logits_to_keep=1,
+            **(with_cache(self._model, self._prefix(kept, len(rows))) if kept else {"use_cache": False}),
         )
         logits: Tensor = made.logits[:, -1].float()
         pairs = logits[:, [self._given.target, self._given.contrast]].tolist()
@@ -112,7 +112,7 @@ class Masker:
 
         cache: Any = DynamicCache()
         ids = torch.tensor([self._given.ids], device=embedding_device(self._model))
-        self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self._model(input_ids=ids, logits_to_keep=1, **with_cache(self._model, cache))
         return cache
 
 

@@ -16,6 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from lrp_hooks.cases.branch import Branch
 from lrp_hooks.cases.generate import check_length
 from lrp_hooks.errors import InputError
+from lrp_hooks.probe import with_cache
 from lrp_hooks.structure import embedding_device
 
 ROOM = 512
@@ -49,7 +50,7 @@ class Tree:
         cache: Any = DynamicCache()
         self._device = embedding_device(model)
         given = torch.tensor([list(ids)], device=self._device)
-        self.logits: Tensor = model(input_ids=given, past_key_values=cache, use_cache=True).logits[0]
+        self.logits: Tensor = model(input_ids=given, **with_cache(model, cache)).logits[0]
         self.ids, self.tokens, self.seconds = tuple(ids), 0, 0.0
         self.active: list[Branch] = []
         self._keys: list[Tensor] = [layer.keys[0] for layer in cache.layers]  # [H, columns, d] per layer

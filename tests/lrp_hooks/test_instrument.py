@@ -26,6 +26,7 @@ from lrp_hooks.errors import (
     UnclaimedModuleError,
     UnsupportedModelError,
 )
+from lrp_hooks.probe import with_cache
 
 CONTRAST = LogitDiff(5, 7)
 
@@ -248,13 +249,17 @@ def test_generate_is_unaffected() -> None:
 
 def test_a_filled_cache_is_refused_and_an_empty_one_ignored() -> None:
     model, ids = llama(), inputs("llama")
+    filled = DynamicCache()
     with torch.no_grad():
-        filled = model(ids, use_cache=True).past_key_values
+        model(ids, **with_cache(model, filled))
+    assert filled.get_seq_length() == ids.shape[1]
     with instrument(model) as lrp:
-        with pytest.raises(CacheError, match="past_key_values"):
-            model(ids, past_key_values=filled)
-        out = model(ids, past_key_values=DynamicCache(), use_cache=True)
-        assert out.past_key_values is None
+        with pytest.raises(CacheError, match=r"without (past_key_values|cache)"):
+            model(ids, **with_cache(model, filled))
+        empty = DynamicCache()
+        out = model(ids, **with_cache(model, empty))
+        assert set(out) == {"logits"}
+        assert empty.get_seq_length() == 0
         out.logits[0, -1, 3].backward()
         assert lrp.relevance().tokens.shape == ids.shape
 
