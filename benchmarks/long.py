@@ -309,8 +309,14 @@ Without `max_memory` the same happens by what is free. Results do not change, ch
 Interrupting (Ctrl-C) leaves the model, and the trace, as they were: the next question is answered as if nothing had
 happened.
 
-What is not linear: models with sliding windows, and padded batches, get a mask of T · T bytes from transformers, once
-per kind of layer, unless they run an attention implementation that takes none.
+Sliding windows and padded batches: transformers would write a mask of T · T bytes per kind of layer, which sdpa turns
+into floats. From 16 M entries on (4,096 tokens, one sequence) such masks are kept as two numbers per token
+(`lrp_hooks/masks.py`), and attention runs block by block over the columns that are seen. Four layers of the demo
+model's width with a window of 1,024 then add 302, 578 and 1,131 MB at 4,096, 8,192 and 16,384 tokens (slope 0.95),
+where written-out masks took 400 and 933 MB at the first two.
+
+What is not linear: eager attention, which writes its weights out, and masks in which a token sees two stretches of
+others.
 
 ## Peak memory
 

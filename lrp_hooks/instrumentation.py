@@ -30,7 +30,7 @@ from lrp_hooks.errors import (
 )
 from lrp_hooks.graph.collect import BlockKnowledge
 from lrp_hooks.parallel import ranks_of
-from lrp_hooks.patching import Handle, NotCopyable, is_offloaded, is_patched, run_eagerly
+from lrp_hooks.patching import Handle, NotCopyable, is_offloaded, is_patched, redirect_masks, run_eagerly
 from lrp_hooks.recording import Recorder
 from lrp_hooks.relevance import Relevance
 from lrp_hooks.report import Report, make_report
@@ -185,6 +185,7 @@ class Instrumentation(NotCopyable):
         keep = self._handles.append
         recorder = Recorder(self.model, self.skeleton, self.tape, self.checkpointing)
         recorder.open(keep)
+        self._handles += redirect_masks(self.skeleton.decoder)
         self._register_rules(sites)
         recorder.register(sites, keep)
 

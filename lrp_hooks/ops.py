@@ -88,7 +88,7 @@ __all__ = [
 def attention(
     q: Tensor, k: Tensor, v: Tensor, interval: Interval, rule: AttentionRule, sinks: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`lrp_kernels.attention.attention` on the chosen backend."""
+    """`lrp_kernels.attention.attention` on the chosen backend; plain PyTorch goes by blocks of rows."""
     return _attention.attention(q, k, v, interval, rule, sinks, backend=attention_backend(q, k, v))
 
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Protocol
 from torch import nn
 
 from lrp_hooks.errors import InstrumentedCopyError, UnsupportedModelError
+from lrp_hooks.masks import make_mask
 
 Forward = Callable[..., Any]
 ATTENTION_NAME = "lrp_hooks"
@@ -140,14 +141,31 @@ def redirect_attention(module: nn.Module, replacement: Forward) -> Handle:
     gets a shallow copy of its config, since models built from one config share the object; `transformers` reads
     ``module.config._attn_implementation`` at call time.
     """
-    _register_attention()
-    config: Any = copy.copy(module.config)
-    name = config._attn_implementation or "eager"
-    base = _base_attention(module, name)
-    config._attn_implementation_internal = ATTENTION_NAME
-    config._lrp_hooks_base = name
+    config = _own_config(module)
+    base = _base_attention(module, config._lrp_hooks_base)
     config._lrp_hooks_call = _AttentionCall(base, replacement)
     return AttributeHandle(module, "config", config)
+
+
+def redirect_masks(module: nn.Module) -> list[Handle]:
+    """Keep large masks that this module makes for its blocks as intervals (`lrp_hooks.masks`), where it has sdpa's."""
+    makes = any(
+        getattr(value, "__module__", "") == "transformers.masking_utils"
+        for value in unwrapped_forward(module).__globals__.values()
+    )
+    config: Any = getattr(module, "config", None)
+    if not makes or getattr(config, "_attn_implementation", None) != "sdpa":
+        return []
+    return [AttributeHandle(module, "config", _own_config(module))]
+
+
+def _own_config(module: nn.Module) -> Any:
+    """A copy of the module's config that sends its attention and masks here, and remembers what they were."""
+    _register_attention()
+    config: Any = copy.copy(module.config)
+    config._lrp_hooks_base = config._attn_implementation or "eager"
+    config._attn_implementation_internal = ATTENTION_NAME
+    return config
 
 
 class _AttentionCall(PatchedForward):
@@ -179,10 +197,11 @@ def _dispatch_attention(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return config._lrp_hooks_call(module, *args, **kwargs)
 
 
-def _dispatch_mask(*args: Any, config: Any, **kwargs: Any) -> Any:
+def _dispatch_mask(*, config: Any, **options: Any) -> Any:
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-    return ALL_MASK_ATTENTION_FUNCTIONS[config._lrp_hooks_base](*args, config=config, **kwargs)
+    name = config._lrp_hooks_base
+    return make_mask(ALL_MASK_ATTENTION_FUNCTIONS[name], name, {"config": config, **options})
 
 
 def _register_attention() -> None:

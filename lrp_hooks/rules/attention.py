@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lrp_hooks.ops import AttentionRule, Interval, RuleFunction, relevance_sum, tanh_slope
+from lrp_hooks.ops import Interval, RuleFunction, relevance_sum, tanh_slope
 from lrp_hooks.patching import Handle, redirect_attention
-from lrp_hooks.rules.fused import fused_attention
+from lrp_hooks.rules.fused import fused_attention, kernel_rule, value_of_attention
 from lrp_hooks.rules.visible import visible
 from lrp_hooks.sites import Site
 from lrp_hooks.tape import AttentionRun, ForwardRecord, per_row
@@ -48,7 +48,7 @@ def share_attention(query: float, key: float, value: float, *, softcap_slope: bo
             if site.tape.detour is not None:
                 return site.tape.detour.attend(AttentionRun(base, module, q, k, v, mask, kwargs, site.block))
             if not (torch.is_grad_enabled() and v.requires_grad):
-                return base(module, q, k, v, mask, **kwargs)
+                return value_of_attention(base, module, q, k, v, mask, kwargs)
             # masks and biases made from hidden states (Doge, Inkling) say how tokens mix: constants, like other masks
             site.tape.holds_bias |= any(_moves(x) for x in (mask, *kwargs.values()))
             mask = _constant(mask)
@@ -93,7 +93,9 @@ class Setting:
 
     def attend(self, base: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Any]:
         """(out [B, T, H, d], weights or None), by the Triton kernels or by the model's own function."""
-        made = fused_attention(base, self.module, q, k, v, self.mask, self.options, self.kernel_rule(q), self.interval)
+        factors = float(bool(self.factors.query)), float(bool(self.factors.key))
+        rule = kernel_rule(q, self.options, softcap_slope=self.softcap_slope, query=factors[0], key=factors[1])
+        made = fused_attention(base, self.module, q, k, v, self.mask, self.options, rule, self.interval)
         if made is not None:
             out, self.lse = made
             return out, None
@@ -103,13 +105,6 @@ class Setting:
         else:
             out, weights = base(self.module, q, k, v, self.mask, **self.options)
         return out, weights
-
-    def kernel_rule(self, q: Tensor) -> AttentionRule:
-        """The plain gradient, of what takes part: `AttentionInputs` shares it out."""
-        scale = self.options.get("scaling")
-        query, key = float(bool(self.factors.query)), float(bool(self.factors.key))
-        scale = q.shape[-1] ** -0.5 if scale is None else scale
-        return AttentionRule(scale, self.options.get("softcap"), self.softcap_slope, query, key, 1.0)
 
 
 class AttentionInputs(RuleFunction):

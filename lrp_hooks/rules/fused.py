@@ -1,4 +1,5 @@
-"""Softmax attention by the Triton kernels in place of the model's own function, where the backend is triton.
+"""Softmax attention by this project's operator in place of the model's own function: where the backend is triton, and
+where a long prompt's mask is kept as intervals.
 
 The kernel keeps q, k, v, the output and the log-sum-exp, never the weights, and its gradients are LRP's. Values are
 then the kernel's: equal to those of the model's implementation within the noise of its dtype, not bit for bit (`doctor`
@@ -14,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from lrp_hooks.masks import IntervalMask
 from lrp_hooks.ops import AttentionRule, Interval, attention, attention_backend
 
 KNOWN = frozenset({
@@ -53,11 +55,36 @@ def fused_attention(
             base, module, q, k, v, mask, options, rule, interval
         )
 
-    if attention_backend(q, k, v, unsupported) == "reference":
+    if attention_backend(q, k, v, unsupported) == "reference" and not by_intervals(module, mask, options):
         return None
     assert interval is not None
     out, lse = attention(q, k, v, interval, rule, options.get("s_aux"))
     return out.transpose(1, 2), lse
+
+
+def kernel_rule(
+    q: Tensor, options: dict[str, Any], *, softcap_slope: bool = True, query: float = 1.0, key: float = 1.0
+) -> AttentionRule:
+    """The plain gradient, of what takes part: `AttentionInputs` shares it out."""
+    scale = options.get("scaling")
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return AttentionRule(scale, options.get("softcap"), softcap_slope, query, key, 1.0)
+
+
+def value_of_attention(
+    base: Callable[..., Any], module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, options: dict[str, Any]
+) -> tuple[Tensor, Any]:
+    """(out [B, T, H, e], weights or None) where no gradient is wanted: the model's own, or by the mask's intervals."""
+    if not by_intervals(module, mask, options):
+        made: tuple[Tensor, Any] = base(module, q, k, v, mask, **options)
+        return made
+    out, _ = attention(q, k, v, mask.interval, kernel_rule(q, options), options.get("s_aux"))
+    return out.transpose(1, 2), None
+
+
+def by_intervals(module: Any, mask: Any, options: dict[str, Any]) -> bool:
+    """Whether the mask is too large to be written out, and what else the function is given is understood."""
+    return isinstance(mask, IntervalMask) and _obstacle(module, options, mask.interval) is None
 
 
 def _obstacle(module: Any, options: dict[str, Any], interval: Interval | None) -> str | None:

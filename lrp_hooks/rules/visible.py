@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lrp_hooks.masks import IntervalMask
 from lrp_hooks.ops import Interval
 
 _OF_MASKS: Any = WeakTensorKeyDictionary()
@@ -31,6 +32,8 @@ def visible(base: str, module: Any, q: Tensor, k: Tensor, mask: Any, options: di
             return Interval.causal(length, device=q.device)
         first = torch.zeros(length, dtype=torch.int32, device=q.device)
         return Interval(first, torch.full_like(first, length)) if base in ("sdpa", "eager") else None
+    if isinstance(mask, IntervalMask):
+        return mask.interval.row(0) if mask.shape[0] == 1 else mask.interval
     if not isinstance(mask, Tensor) or mask.dim() != 4 or mask.shape[-2:] != (length, length):
         return None
     if mask not in _OF_MASKS:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lrp_kernels.attention import reference
+from lrp_kernels.attention import blocked, reference
 from lrp_kernels.attention.interval import Interval
 from lrp_kernels.attention.rule import AttentionRule
 from lrp_kernels.function import RuleFunction
@@ -16,19 +16,23 @@ __all__ = ["AttentionRule", "Interval", "attention"]
 
 
 class _Attention(RuleFunction):
-    """Keeps q, k, v, out and the log-sum-exp; weights are made again in the backward pass."""
+    """Keeps q, k, v, out and the log-sum-exp; weights are made again in the backward pass.
+
+    The backend "reference" is plain PyTorch: its own flash attention where that knows the call, else weights written
+    out a few rows at a time.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, interval: Interval, rule: AttentionRule,
         backend: str,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        kernels: Any = reference
+        kernels: Any = blocked if blocked.takes(q, v, sinks, rule) else reference
         if backend == "triton":
             from lrp_kernels.attention import triton as kernels
         out, lse = kernels.attention_forward(q, k, v, sinks, interval, rule)
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.interval, ctx.rule, ctx.backend = interval, rule, backend
+        ctx.interval, ctx.rule, ctx.backend, ctx.kernels = interval, rule, backend, kernels
         ctx.mark_non_differentiable(lse)
         return out, lse
 
@@ -41,7 +45,7 @@ class _Attention(RuleFunction):
             kept = relevance_sum(out, grads[0], backend="triton")
             found = kernels.attention_backward(grads[0], q, k, v, kept, lse, ctx.interval, ctx.rule)
         else:
-            found = reference.attention_backward(grads[0], q, k, v, out, lse, ctx.interval, ctx.rule)
+            found = ctx.kernels.attention_backward(grads[0], q, k, v, out, lse, ctx.interval, ctx.rule)
         return (*found, None, None, None, None)
 
 

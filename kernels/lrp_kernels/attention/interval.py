@@ -71,6 +71,12 @@ class Interval:
         first, end = self.first[..., rows, None], self.end[..., rows, None]
         return (column >= first) & (column < end)
 
+    def columns(self, start: int, stop: int) -> tuple[int, int]:
+        """The columns [from, to) that any of the rows start <= j < stop attends to; one at least, whatever they do."""
+        first, end = self.first[..., start:stop], self.end[..., start:stop]
+        seen = end > first
+        return (int(first[seen].min()), int(end[seen].max())) if bool(seen.any()) else (0, 1)
+
     def row_range(self, columns: int, size: int) -> tuple[Tensor, Tensor]:
         """For each block of ``size`` columns the rows [from, to) outside of which none attends to it.
 

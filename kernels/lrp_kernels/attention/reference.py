@@ -70,9 +70,7 @@ def _blocks(q: Tensor, interval: Interval) -> Iterator[tuple[slice, slice]]:
     size = max(8, BLOCK_BYTES // (4 * batch * heads * max(length, 1)))
     for start in range(0, length, size):
         rows = slice(start, min(start + size, length))
-        first, end = interval.first[..., rows], interval.end[..., rows]
-        low, high = int(first.min()), int(end.max())
-        yield rows, slice(low, max(low, high))
+        yield rows, slice(*interval.columns(rows.start, rows.stop))
 
 
 def _scores(
