@@ -99,6 +99,10 @@ class CaseError(LrpError):
     """A case, a prompt of a benchmark or an instruction cannot be used; says which field, and of which line."""
 
 
+class ExecutionError(LrpError):
+    """Programs that a model has written may not be run, or cannot be run shut in."""
+
+
 class MissingExtraError(LrpError):
     """An optional library is needed; names the extra that brings it."""
 

@@ -47,6 +47,21 @@ def load_model(
     return LoadedModel(model.eval(), _load_tokenizer(name, where, options), f"{name}", Path(name).stem or name)
 
 
+def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
+    """The tokenizer of a model that `load_model` takes, without the model.
+
+    Raises:
+        ModelLoadError: there is none, or it cannot be read.
+    """
+    if name == "demo":
+        return load_demo_model().tokenizer
+    where, extra = _locate(name)
+    tokenizer = _load_tokenizer(name, where, {**extra, **({"revision": revision} if revision is not None else {})})
+    if tokenizer is None:
+        raise ModelLoadError(f"{name} has no tokenizer")
+    return tokenizer
+
+
 def _demo(dtype: str, device: str | None, progress: bool) -> LoadedModel:
     import torch
 

@@ -1,4 +1,4 @@
-"""Cases from other formats: plain pairs of prompt and completion, and lm-eval's sample logs."""
+"""Cases from other formats: plain pairs of prompt and completion, lm-eval's sample logs, traces of agents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,32 @@ from typing import Any
 
 from lrp_hooks.cases.jsonl import read_objects
 from lrp_hooks.cases.schema import Case, case_from
-from lrp_hooks.errors import CaseError
+from lrp_hooks.cases.traces import from_traces
+from lrp_hooks.errors import CaseError, InputError
+
+FORMATS = ("lm-eval", "pairs", "trace")
+
+
+def convert(path: str | Path, form: str, *, metric: str | None = None, tokenizer: Any = None) -> list[Case]:
+    """The cases of a file in one of `FORMATS`.
+
+    Args:
+        metric: for lm-eval, see `from_lm_eval`.
+        tokenizer: for traces, see `from_traces`.
+
+    Raises:
+        InputError: an unknown format, or an option that it has no use for.
+        CaseError: names each problem with its line and field.
+    """
+    if form not in FORMATS:
+        raise InputError(f"unknown format {form!r}. choices: {', '.join(FORMATS)}")
+    if metric is not None and form != "lm-eval":
+        raise InputError("a metric belongs to lm-eval's logs alone")
+    if tokenizer is not None and form != "trace":
+        raise InputError("a tokenizer is of use for traces alone: the other formats hold no error token")
+    if form == "trace":
+        return from_traces(path, tokenizer)
+    return from_pairs(path) if form == "pairs" else from_lm_eval(path, metric=metric)
 
 
 def from_pairs(path: str | Path) -> list[Case]:

@@ -16,6 +16,7 @@ from lrp_hooks.cases.jsonl import Appender, read_objects
 from lrp_hooks.cases.judge import Grade
 from lrp_hooks.cases.race import Pair
 from lrp_hooks.cases.run import Answer, Clock, Pace
+from lrp_hooks.cases.sandbox import permission
 from lrp_hooks.cases.schema import Case, CaseToken, Strict, to_line, validated
 from lrp_hooks.cases.search import Search, Settings
 from lrp_hooks.cases.segments import instruction_spans
@@ -114,9 +115,12 @@ def find_cases(
     An answer that cannot be searched is recorded with its reason and does not stop the others.
 
     Raises:
+        ExecutionError: answers are judged by running them, and that is not allowed.
         CaseError: answers or outcomes of another model; the file cannot be written.
     """
     failed = [answer for answer in answers if answer.failed]
+    if any(each.executes for answer in failed for each in answer.instructions):
+        permission()
     out = Path(path)
     with Appender(out) as lines:
         there = {outcome.id: outcome for outcome in read_outcomes(out)}

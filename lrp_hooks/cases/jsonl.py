@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lrp_hooks.errors import CaseError
 
@@ -18,12 +20,17 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         CaseError: a file that cannot be read, a line that is no JSON object; names the line.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with _opened(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, parse_object(line, path, number)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise CaseError(f"cannot read {path}: {error}") from error
+
+
+def _opened(path: Path) -> IO[str]:
+    """A file as text, unpacked where its name ends in ``.gz``."""
+    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
 
 
 def parse_object(line: str, path: Path, number: int) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def suggestions(shares: Sequence[Share], flips: Sequence[Flip], ranking: str) ->
         if share.name == RELEVANT and (share.absolute < part or share.signed > 0):
             words = (
                 f"the instruction has {part:.0%} of the tokens, {share.absolute:.0%} of sum |R| and speaks for the "
-                f"{'target' if share.signed > 0 else 'contrast'} on the whole ({share.signed:+.0%})"
+                f"{'target' if share.signed > 0 else 'contrast'} on the whole ({share.signed:+.1%})"
             )
             found.append(Suggestion(pattern="underweighted relevant", evidence=words))
     few = [f for f in flips if f.ranking == ranking and f.changed is not None and f.changed <= FEW]

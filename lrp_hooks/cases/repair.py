@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lrp_hooks.cases.benchmarks.problem import Problem
 from lrp_hooks.cases.generate import decode, generate
-from lrp_hooks.cases.ifeval import IfevalPrompt
 from lrp_hooks.cases.inputs import CaseInput
 from lrp_hooks.cases.judge import Judge
 from lrp_hooks.cases.masking import Masker
@@ -57,7 +57,7 @@ class Repair:
         ]
 
 
-def repair_of(loaded: LoadedModel, case: Case, prompts: Mapping[str, IfevalPrompt]) -> Repair | None:
+def repair_of(loaded: LoadedModel, case: Case, prompts: Mapping[str, Problem]) -> Repair | None:
     """The verifier of a case that comes from a benchmark, None where there is none or the whole answer is unknown."""
     prompt = prompts.get(case.source)
     if prompt is None or case.response is None or not prompt.comparable:

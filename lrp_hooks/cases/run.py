@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, JsonValue
 
+from lrp_hooks.cases.benchmarks.problem import Problem
 from lrp_hooks.cases.generate import Completion, check_length, encode_prompt, generate
-from lrp_hooks.cases.ifeval import IfevalPrompt
 from lrp_hooks.cases.jsonl import Appender, read_objects
+from lrp_hooks.cases.sandbox import permission
 from lrp_hooks.cases.schema import Message, Strict, to_line, validated
 from lrp_hooks.cases.verify import Instruction, instruction, verify_loosely
 from lrp_hooks.demo_model import LoadedModel
@@ -103,9 +104,9 @@ def read_answers(path: str | Path) -> list[Answer]:
     return [validated(Answer, row, f"{path}, line {number}") for number, row in read_objects(Path(path))]
 
 
-def run_ifeval(
+def run_benchmark(
     loaded: LoadedModel,
-    prompts: Sequence[IfevalPrompt],
+    prompts: Sequence[Problem],
     path: str | Path,
     *,
     batch_size: int = 8,
@@ -118,11 +119,14 @@ def run_ifeval(
     error and does not stop the others.
 
     Raises:
+        ExecutionError: answers are judged by running them, and that is not allowed; before the first is made.
         CaseError: the file holds answers of another model or another limit, or cannot be written; two prompts with one
             key.
     """
     out = Path(path)
-    wanted = {_id(prompt): prompt for prompt in prompts}
+    wanted = {prompt.id: prompt for prompt in prompts}
+    if any(prompt.executes for prompt in prompts):
+        permission()
     if len(wanted) < len(prompts):
         raise CaseError("two prompts have the same key")
     with Appender(out) as lines:
@@ -135,10 +139,6 @@ def run_ifeval(
             there[answer.id] = answer
             clock.add(len(answer.ids))
     return [there[key] for key in wanted]
-
-
-def _id(prompt: IfevalPrompt) -> str:
-    return f"ifeval:{prompt.key}"
 
 
 def _same_run(there: dict[str, Answer], model: str, limit: int, path: Path) -> None:
@@ -156,9 +156,9 @@ class _Maker:
     def __init__(self, loaded: LoadedModel, max_new_tokens: int):
         self._loaded, self._limit = loaded, max_new_tokens
 
-    def answers(self, prompts: Sequence[IfevalPrompt], batch_size: int) -> Iterator[Answer]:
+    def answers(self, prompts: Sequence[Problem], batch_size: int) -> Iterator[Answer]:
         """Answers as they are finished; prompts of like length share a batch."""
-        fitting: list[tuple[list[int], IfevalPrompt]] = []
+        fitting: list[tuple[list[int], Problem]] = []
         for prompt in prompts:
             try:
                 ids = encode_prompt(self._loaded.tokenizer, [{"role": "user", "content": prompt.prompt}])
@@ -174,7 +174,7 @@ class _Maker:
             for row, completion in made:
                 yield self._judged(group[row][1], completion)
 
-    def _judged(self, prompt: IfevalPrompt, completion: Completion) -> Answer:
+    def _judged(self, prompt: Problem, completion: Completion) -> Answer:
         fields: dict[str, Any] = {
             "prompt_ids": completion.prompt_ids,
             "ids": completion.ids,
@@ -183,14 +183,14 @@ class _Maker:
         }
         try:
             verdict = prompt.verify(completion.text)
-            loosely = verify_loosely(prompt.instructions, completion.text).passed
+            loosely = verdict.passed or verify_loosely(prompt.instructions, completion.text).passed
         except Exception as error:  # a verifier that raises is one bad case, not the end of the run
             return self._answer(prompt, error=f"verifier: {first_line(error)}", **fields)
         return self._answer(prompt, followed=verdict.followed, loosely=loosely, **fields)
 
-    def _answer(self, prompt: IfevalPrompt, **fields: Any) -> Answer:
+    def _answer(self, prompt: Problem, **fields: Any) -> Answer:
         return Answer(
-            id=_id(prompt),
+            id=prompt.id,
             messages=(Message(role="user", content=prompt.prompt),),
             instruction_ids=prompt.instruction_ids,
             parameters=tuple(dict(each) for each in prompt.parameters),

@@ -184,9 +184,14 @@ def read_cases(path: str | Path) -> list[Case]:
         lines.setdefault(case.id, number)
         cases.append(case)
     if wrong:
-        more = [f"and {len(wrong) - MOST_PROBLEMS} more"] if len(wrong) > MOST_PROBLEMS else []
-        raise CaseError("\n".join([*wrong[:MOST_PROBLEMS], *more]))
+        raise CaseError(listed(wrong))
     return cases
+
+
+def listed(wrong: Sequence[str]) -> str:
+    """The first problems of a file, one per line, and how many more there are."""
+    more = [f"and {len(wrong) - MOST_PROBLEMS} more"] if len(wrong) > MOST_PROBLEMS else []
+    return "\n".join([*wrong[:MOST_PROBLEMS], *more])
 
 
 def to_line(record: Strict) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from lrp_hooks.segments import Segment, check_partition
 from lrp_hooks.tokens import TokenText, token_texts
 
 _PHRASES: dict[str, str] = {
+    "gsm8k:number": r"####",
+    "math:boxed": r"\\boxed",
+    "code:tests": r"\bcode block\b",
     "punctuation:no_comma": r"\bcommas?\b",
     "keywords:existence": r"\b(includ\w+|keywords?|words?|mention\w*)\b",
     "keywords:frequency": r"\b(times|once|twice|appear|mention|at least|less than|word)\b",

@@ -21,6 +21,8 @@ from lrp_hooks.errors import CaseError
 from lrp_hooks.files import write_atomically
 
 Kind = TypeVar("Kind", Attributed, Validated)
+GRAPH = ".graph.safetensors"
+"""Suffix of an item's attribution graph."""
 
 
 class Manifest(Strict):
@@ -36,20 +38,33 @@ class Manifest(Strict):
     rules: dict[str, Any] = Field(default_factory=dict)
 
 
+class Models(Strict):
+    """The models of a sweep, in the order in which they were asked for."""
+
+    models: tuple[str, ...]
+
+
 class Store:
     """The records of one sweep."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self._graphs = False
 
-    def open(self, cases: Sequence[Case], rules: dict[str, Any]) -> None:
-        """Begin a sweep, or go on with one.
+    def open(
+        self, cases: Sequence[Case], rules: dict[str, Any], models: Sequence[str] = (), *, graphs: bool = False
+    ) -> None:
+        """Begin a sweep, or go on with one; new models come after the ones that are known.
+
+        Args:
+            graphs: an attribution is finished only with its graph. One that was made without is made again.
 
         Raises:
             CaseError: the folder holds another sweep, or cannot be written; two cases with one id.
         """
         from filelock import FileLock
 
+        self._graphs = graphs
         try:
             (self.folder / "claims").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -63,6 +78,17 @@ class Store:
             elif (theirs := validated(Manifest, _read_json(path), str(path))) != mine:
                 what = "cases" if theirs.cases != mine.cases else "options of validation"
                 raise CaseError(f"{self.folder} holds a sweep with other {what}. do: choose another folder")
+            self._remember(models)
+
+    def models(self) -> list[str]:
+        """The models in the order in which they were asked for, which the names of records do not tell."""
+        path = self.folder / "models.json"
+        return list(validated(Models, _read_json(path), str(path)).models) if path.exists() else []
+
+    def _remember(self, models: Sequence[str]) -> None:
+        known = self.models()
+        if new := [name for name in dict.fromkeys(models) if name not in known]:
+            _write_json(self.folder / "models.json", {"models": [*known, *new]})
 
     def cases(self) -> list[Case]:
         """The cases of the sweep.
@@ -78,7 +104,12 @@ class Store:
         return self.folder / "items" / f"{item.name}{suffix}"
 
     def done(self, item: Item) -> bool:
-        return self.path(item).exists()
+        if not self.path(item).exists():
+            return False
+        if not self._graphs or item.stage != "attribute" or self.path(item, GRAPH).exists():
+            return True
+        record = self.read(item)
+        return record is not None and bool(record.error)  # it would fail again
 
     @contextmanager
     def claim(self, item: Item) -> Iterator[bool]:
@@ -118,10 +149,25 @@ class Store:
             CaseError: a file that is no record, or the folder holds no sweep.
         """
         order = {case.id: place for place, case in enumerate(self.cases())}
+        models = {name: place for place, name in enumerate(self.models())}
         stage = next(name for name, known in KINDS.items() if known is kind)
         paths = sorted((self.folder / "items").glob(f"{stage}-*.json"))
         found = [validated(kind, _read_json(path), str(path)) for path in paths]
-        return sorted(found, key=lambda r: (r.model, getattr(r, "composite", ""), order.get(r.case, len(order))))
+        return sorted(found, key=lambda r: _place(r, models, order))
+
+    def graphs(self) -> dict[tuple[str, str, str], Path]:
+        """Files of attribution graphs by case, model and composite."""
+        found = {}
+        for record in self.records(Attributed):
+            path = self.path(Item("attribute", record.model, record.case, record.composite), GRAPH)
+            if path.exists():
+                found[record.case, record.model, record.composite] = path
+        return found
+
+
+def _place(record: Record, models: dict[str, int], cases: dict[str, int]) -> tuple[int, str, str, int]:
+    composite = getattr(record, "composite", "")
+    return models.get(record.model, len(models)), record.model, composite, cases.get(record.case, len(cases))
 
 
 def _digest(cases: Sequence[Case]) -> str:

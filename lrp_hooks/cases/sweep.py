@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lrp_hooks.cases.ifeval import IfevalPrompt
+from lrp_hooks.cases.benchmarks.problem import Problem
 from lrp_hooks.cases.records import Attributed, Item, Record, Validated
 from lrp_hooks.cases.run import Clock, Pace
 from lrp_hooks.cases.schema import Case
@@ -84,6 +84,11 @@ class Part:
         return list(cases[self.number :: self.count])
 
 
+def left(cases: Sequence[Case], plan: Plan, store: Store) -> int:
+    """How many items of the whole plan are not finished, whoever works on them."""
+    return sum(not store.done(item) for model in plan.models for item in plan.items(cases, model))
+
+
 def sweep(
     cases: Sequence[Case],
     plan: Plan,
@@ -91,7 +96,7 @@ def sweep(
     load: Callable[[str], LoadedModel],
     *,
     part: Part | None = None,
-    prompts: dict[str, IfevalPrompt] | None = None,
+    prompts: dict[str, Problem] | None = None,
     tell: Callable[[Pace], None] | None = None,
 ) -> int:
     """Do everything in the plan that is not in the store yet; return how many items this process did.
@@ -107,7 +112,7 @@ def sweep(
         CaseError: the folder holds another sweep, or cannot be written.
         ModelLoadError: a model cannot be loaded.
     """
-    store.open(cases, asdict(plan.rules) if plan.rules is not None else {})
+    store.open(cases, asdict(plan.rules) if plan.rules is not None else {}, plan.models, graphs=plan.graphs)
     mine = (part or Part()).of(cases)
     todo = {model: [i for i in plan.items(mine, model) if not store.done(i)] for model in plan.models}
     total = sum(len(plan.items(mine, model)) for model in plan.models)

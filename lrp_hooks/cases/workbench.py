@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lrp_hooks.cases.benchmarks.problem import Problem
 from lrp_hooks.cases.breakdown import breakdown
-from lrp_hooks.cases.ifeval import IfevalPrompt
 from lrp_hooks.cases.inputs import CaseInput, case_input, fingerprint
 from lrp_hooks.cases.records import Attributed, Item, Piece, Validated
 from lrp_hooks.cases.repair import repair_of
 from lrp_hooks.cases.schema import Case
-from lrp_hooks.cases.store import Store
+from lrp_hooks.cases.store import GRAPH, Store
 from lrp_hooks.cases.validate import validate
 from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import InputError
@@ -38,7 +38,7 @@ class Workbench:
         plan: Plan,
         cases: Sequence[Case],
         store: Store,
-        prompts: Mapping[str, IfevalPrompt],
+        prompts: Mapping[str, Problem],
     ):
         self._loaded, self._name, self._plan, self._store, self._prompts = loaded, name, plan, store, prompts
         self._cases = {case.id: case for case in cases}
@@ -58,7 +58,7 @@ class Workbench:
         relevance = trace.attribute(given.why(self._loaded.tokenizer))
         if self._plan.graphs:
             graph = trace.graph(given.why(self._loaded.tokenizer), tokenizer=self._loaded.tokenizer)
-            graph.save(self._store.path(item, ".graph.safetensors"))
+            graph.save(self._store.path(item, GRAPH))
         logits = trace.logits()[0].float()
         self._save_layers(item, relevance)
         scores = [float(f"{score:.6g}") for score in relevance.tokens[0].tolist()]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lrp_hooks.cli.convert import convert
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -16,18 +18,26 @@ if TYPE_CHECKING:
     from lrp_hooks.cases.run import Answer, Pace
 
 app = typer.Typer(help="Failed answers on benchmarks, and the tokens at which they went wrong.", no_args_is_help=True)
+app.command()(convert)
 
 ModelName = Annotated[str, typer.Argument(help="Folder, hub name, .gguf file, or 'demo' (SmolLM2-135M-Instruct).")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, or auto to spread with accelerate.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the checkpoint.")]
+AllowExec = Annotated[bool, typer.Option("--allow-exec", help="Run the programs that the model writes, shut in.")]
+AllowNetwork = Annotated[
+    bool, typer.Option("--allow-network", help="Run them even where the kernel cannot cut off network and files.")
+]
 
 
 @app.command()
 def run(
     model: ModelName,
     out: Annotated[Path, typer.Option("--out", "-o", help="File of answers, .jsonl; a run that was cut off goes on.")],
-    data: Annotated[Path | None, typer.Option(help="IFEval's prompts as JSONL. Default: from a package.")] = None,
+    benchmark: Annotated[str, typer.Option(help="ifeval, gsm8k, math, humaneval or evalplus.")] = "ifeval",
+    data: Annotated[
+        Path | None, typer.Option(help="Its problems as JSONL, as published. Default: from a package.")
+    ] = None,
     instruction: Annotated[str | None, typer.Option(help="Only prompts with it, such as punctuation:no_comma.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many prompts.", min=1)] = None,
     max_new_tokens: Annotated[int, typer.Option(help="The longest answer.", min=1)] = 160,
@@ -35,17 +45,20 @@ def run(
     dtype: Dtype = "auto",
     device: Device = None,
     revision: Revision = None,
+    allow_exec: AllowExec = False,
+    allow_network: AllowNetwork = False,
 ) -> None:
-    """Answer IFEval's prompts greedily and judge the answers by IFEval's rules."""
-    from lrp_hooks.cases.ifeval import ifeval_prompts
-    from lrp_hooks.cases.run import run_ifeval
+    """Answer a benchmark's prompts greedily and judge the answers by its rules."""
+    from lrp_hooks.cases.benchmarks.registry import problems
+    from lrp_hooks.cases.run import run_benchmark
     from lrp_hooks.cli.attribute import consoles
 
-    prompts = ifeval_prompts(instruction, path=data, limit=limit)
+    prompts = problems(benchmark, path=data, instruction=instruction, limit=limit)
+    runs = any(each.executes for each in prompts)
     console, notes = consoles()
-    loaded = _load(model, notes, dtype=dtype, device=device, revision=revision)
-    with progress(notes, "prompts") as tell:
-        answers = run_ifeval(loaded, prompts, out, batch_size=batch_size, max_new_tokens=max_new_tokens, tell=tell)
+    with running(runs, allow_exec, allow_network), progress(notes, "prompts") as tell:
+        loaded = _load(model, notes, dtype=dtype, device=device, revision=revision)
+        answers = run_benchmark(loaded, prompts, out, batch_size=batch_size, max_new_tokens=max_new_tokens, tell=tell)
     show_answers(answers, console)
     notes.print(f"wrote {out}", markup=False, highlight=False)
 
@@ -64,6 +77,8 @@ def find(
     dtype: Dtype = "auto",
     device: Device = None,
     revision: Revision = None,
+    allow_exec: AllowExec = False,
+    allow_network: AllowNetwork = False,
 ) -> None:
     """Find target and contrast token of failed answers by continuations that the verifier judges."""
     from lrp_hooks.cases.find import find_cases, summarize
@@ -79,15 +94,34 @@ def find(
         raise InputError(f"unknown goal {goal!r}. choices: {', '.join(goals)}")
     settings = Settings(goals[goal], alternatives, samples, budget=budget)
     failed = [answer for answer in read_answers(answers) if answer.failed][:limit]
+    runs = any(each.executes for answer in failed for each in answer.instructions)
     console, notes = consoles()
-    loaded = _load(model, notes, dtype=dtype, device=device, revision=revision)
-    with progress(notes, "failed answers") as tell:
+    with running(runs, allow_exec, allow_network), progress(notes, "failed answers") as tell:
+        loaded = _load(model, notes, dtype=dtype, device=device, revision=revision)
         outcomes = find_cases(loaded, failed, out, settings=settings, tell=tell)
     show_summary(summarize(outcomes), console)
     if cases is not None:
         write_cases(cases, [each.case for each in outcomes if each.case is not None])
     for path in (out, *([cases] if cases is not None else [])):
         notes.print(f"wrote {path}", markup=False, highlight=False)
+
+
+@contextmanager
+def running(runs: bool, allow_exec: bool, allow_network: bool) -> Iterator[None]:
+    """Programs may be run within, where that is needed and allowed; tried before a model is loaded.
+
+    Raises:
+        ExecutionError: it is not allowed, or the kernel cannot shut programs in.
+    """
+    from contextlib import nullcontext
+
+    from lrp_hooks.cases.sandbox import Program, execution_allowed, permission, run_tests
+
+    with execution_allowed(isolated=not allow_network) if allow_exec else nullcontext():
+        if runs:
+            permission()
+            run_tests(Program("def f(): pass", "check = callable", "f"))
+        yield
 
 
 def _load(model: str, notes: Console, **options: Any) -> Any:

@@ -29,7 +29,9 @@ def sweep(
     most: Annotated[int, typer.Option(help="Words masked at most.", min=1)] = 12,
     draws: Annotated[int, typer.Option(help="Random rankings per case.", min=0)] = 3,
     where: Annotated[str, typer.Option(help="Mask words of the whole input, or of the prompt only.")] = "input",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda:0, or auto to spread with accelerate.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda:0, cuda (each launched process its own), or auto to spread.")
+    ] = None,
 ) -> None:
     """Attribute, break down and validate cases with models and rules, and write a report.
 
@@ -52,9 +54,17 @@ def compare(
     model: Annotated[
         list[str] | None, typer.Option(help="Which models, in which order. Default: all; may be repeated.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Table as .csv or .md.")] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--out", "-o", help="Table of cases as .csv or .md, or a page of plots as .html. May be repeated."
+        ),
+    ] = None,
 ) -> None:
-    """Compare models or checkpoints of one tokenizer on the same cases: who still makes the error."""
+    """Compare models or checkpoints of one tokenizer on the same cases: who still makes the error, and from where.
+
+    The first model is compared with each of the others; differences are followed through all of them in their order.
+    """
     from lrp_hooks.cli import compare as command
 
-    command.run(folder, tuple(model or ()), out)
+    command.run(folder, tuple(model or ()), tuple(out or ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +10,20 @@ from typing import Any
 
 from rich.console import Console
 
-from lrp_hooks.cases.ifeval import IfevalPrompt, ifeval_prompts
+from lrp_hooks.cases.benchmarks.problem import Problem
+from lrp_hooks.cases.benchmarks.registry import problems
 from lrp_hooks.cases.patterns import read_labels
 from lrp_hooks.cases.records import Attributed, Validated
 from lrp_hooks.cases.schema import Case, read_cases
 from lrp_hooks.cases.store import Store
-from lrp_hooks.cases.sweep import COMPOSITES, Part, Plan, sweep
+from lrp_hooks.cases.sweep import COMPOSITES, Part, Plan, left, sweep
 from lrp_hooks.cases.validate import Rules
 from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import CaseError, ModelLoadError
 from lrp_hooks.loading import DTYPES
+
+PACKAGED = frozenset({"ifeval", "gsm8k"})
+"""Benchmarks whose verdicts need no local file and run no program."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,13 @@ def load(text: str, device: str | None, notes: Console) -> LoadedModel:
 
     spec = ModelSpec.parse(text)
     with working(notes, f"loading {text}"):
-        return load_model(spec.name, dtype=spec.dtype, device=device, revision=spec.revision)
+        return load_model(spec.name, dtype=spec.dtype, device=own_device(device), revision=spec.revision)
+
+
+def own_device(device: str | None) -> str | None:
+    """``cuda`` is this process's own GPU where a launcher has numbered the processes of a machine (LOCAL_RANK)."""
+    local = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if device == "cuda" and local is not None else device
 
 
 def chosen(path: Path, least: float | None, limit: int | None) -> list[Case]:
@@ -83,15 +94,18 @@ def chosen(path: Path, least: float | None, limit: int | None) -> list[Case]:
     return cases[:limit]
 
 
-def verifiers(cases: Sequence[Case], notes: Console) -> dict[str, IfevalPrompt]:
-    """The prompts that the cases come from, with their verifiers."""
-    if not any(case.source.startswith("ifeval:") for case in cases):
-        return {}
-    try:
-        return {f"ifeval:{prompt.key}": prompt for prompt in ifeval_prompts()}
-    except ModelLoadError as error:
-        notes.print(f"answers are not verified: {error}", markup=False, highlight=False)
-        return {}
+def verifiers(cases: Sequence[Case], notes: Console) -> dict[str, Problem]:
+    """The problems that the cases come from, with their verifiers, from the packages that ship them.
+
+    Programs are not run here: cases whose answers are programs are left without a verdict.
+    """
+    found: dict[str, Problem] = {}
+    for name in sorted({case.source.partition(":")[0] for case in cases} & PACKAGED):
+        try:
+            found |= {problem.id: problem for problem in problems(name)}
+        except ModelLoadError as error:
+            notes.print(f"answers are not verified: {error}", markup=False, highlight=False)
+    return found
 
 
 def run(cases: Path, plan: Plan, out: Path, *, least: float | None, limit: int | None, device: str | None) -> None:
@@ -106,7 +120,11 @@ def run(cases: Path, plan: Plan, out: Path, *, least: float | None, limit: int |
     with progress(notes, "items") as tell:
         count = sweep(many, plan, store, lambda name: load(name, device, notes), part=part, prompts=prompts, tell=tell)
     notes.print(f"{count} items done by this process", markup=False, highlight=False)
-    if part.number == 0:
+    others = left(many, plan, store)
+    if others and part.count > 1:
+        words = f"{others} items are with other processes; the last one to finish writes the report"
+        notes.print(words, markup=False, highlight=False)
+    else:
         report(store, console, notes)
 
 
@@ -116,7 +134,7 @@ def report(store: Store, console: Console, notes: Console) -> None:
     from lrp_hooks.render.failures_tables import overview
 
     labels = read_labels(store.folder / "labels.jsonl")
-    made = Report(store.cases(), store.records(Attributed), store.records(Validated), labels)
+    made = Report(store.cases(), store.records(Attributed), store.records(Validated), labels, store.graphs())
     console.print(overview(made), markup=False, highlight=False)
     for path in write_report(made, store.folder):
         notes.print(f"wrote {path}", markup=False, highlight=False)

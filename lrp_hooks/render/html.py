@@ -14,11 +14,11 @@ from typing import Any
 from lrp_hooks.render.colours import GAMMA, GRAY, GRAY_ON_DARK, GROUNDS, PALETTES
 
 
-def policy(style: str, *scripts: str) -> str:
-    """A content policy that allows exactly this style and these scripts, by hash, and no network."""
-    allowed = " ".join(f"'{_hash(script)}'" for script in scripts)
+def policy(style: str | Sequence[str], *scripts: str) -> str:
+    """A content policy that allows exactly this style (or these) and these scripts, by hash, and no network."""
+    styles = [style] if isinstance(style, str) else style
     return (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src {allowed}; img-src data:; "
+        f"default-src 'none'; style-src {_hashes(styles)}; script-src {_hashes(scripts)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
 
@@ -66,6 +66,10 @@ def template(name: str) -> Any:
 def template_file(name: str) -> str:
     """Text of a file in ``templates``."""
     return resources.files("lrp_hooks.render").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _hashes(texts: Sequence[str]) -> str:
+    return " ".join(f"'{_hash(text)}'" for text in texts)
 
 
 def _hash(text: str) -> str:

@@ -13,7 +13,7 @@ RELATIONS: tuple[str, ...] = ("less than", "at least")
 
 @dataclass(frozen=True)
 class Instruction(ABC):
-    """One verifiable instruction with its parameters (IFEval, arXiv 2311.07911, section 2 and appendix)."""
+    """What a response must do: follow an instruction (IFEval, arXiv 2311.07911), give an answer, pass tests."""
 
     @abstractmethod
     def holds(self, text: str) -> bool:
@@ -22,6 +22,15 @@ class Instruction(ABC):
     def passes(self, text: str) -> bool:
         """`holds`, and False for a blank response: IFEval's rule for every instruction."""
         return bool(text.strip()) and self.holds(text)
+
+    def passes_loosely(self, text: str) -> bool:
+        """The loose verdict: without its first line, its last line, both or neither; with or without asterisks.
+
+        Source: arXiv 2311.07911, section 3: an upper bound that forgives "Sure, here it is:" and Markdown.
+        """
+        lines = text.split("\n")
+        cut = (text, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1])))
+        return any(self.passes(form) for form in (*cut, *(form.replace("*", "") for form in cut)))
 
     def hopeless(self, text: str) -> bool:
         """Whether no continuation of ``text`` can pass. False also where that cannot be told from the text.
@@ -38,6 +47,11 @@ class Instruction(ABC):
         if not self.hopeless(text):
             return None
         return bisect_left(range(len(text)), True, key=lambda i: self.hopeless(text[: i + 1]))
+
+    @property
+    def executes(self) -> bool:
+        """Whether a verdict takes running a program that the response holds."""
+        return False
 
     @property
     def comparable(self) -> bool:

@@ -1,4 +1,4 @@
-"""Instruction ids of IFEval and the verifiers that they name."""
+"""Names of instructions, IFEval's own and those of other benchmarks, and the verifiers that they stand for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from lrp_hooks.cases.verify import formats, language, lengths, words
+from lrp_hooks.cases.verify import answers, code, formats, language, lengths, words
 from lrp_hooks.cases.verify.base import Instruction
 from lrp_hooks.errors import CaseError
 
@@ -38,6 +38,13 @@ INSTRUCTIONS: Mapping[str, type[Instruction]] = {
     "punctuation:no_comma": words.NoComma,
 }
 
+ANSWERS: Mapping[str, type[Instruction]] = {
+    "gsm8k:number": answers.Number,
+    "math:boxed": answers.Boxed,
+    "code:tests": code.UnitTests,
+}
+"""What other benchmarks ask for; each has one."""
+
 _KINDS: dict[str, type] = {"int": int, "str": str, "tuple[str, ...]": list}
 
 
@@ -49,7 +56,7 @@ def instruction(name: str, parameters: Mapping[str, Any] | None = None) -> Instr
     Raises:
         CaseError: an unknown id; a parameter that is missing, unknown or of another type.
     """
-    known = INSTRUCTIONS.get(name)
+    known = INSTRUCTIONS.get(name) or ANSWERS.get(name)
     if known is None:
         raise CaseError(f"unknown instruction {name!r}. choices: {', '.join(INSTRUCTIONS)}")
     given = {key: value for key, value in (parameters or {}).items() if value is not None}

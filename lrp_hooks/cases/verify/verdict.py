@@ -29,14 +29,8 @@ def verify(instructions: Sequence[Instruction], response: str) -> Verdict:
 
 
 def verify_loosely(instructions: Sequence[Instruction], response: str) -> Verdict:
-    """The loose verdict: without its first line, its last line, both or neither; with or without asterisks.
-
-    Source: arXiv 2311.07911, section 3: an upper bound that forgives "Sure, here it is:" and Markdown.
-    """
-    lines = response.split("\n")
-    cut = (response, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1])))
-    forms = (*cut, *(form.replace("*", "") for form in cut))
-    return Verdict(tuple(any(each.passes(form) for form in forms) for each in instructions))
+    """The loose verdict, by the rule of each kind of instruction."""
+    return Verdict(tuple(each.passes_loosely(response) for each in instructions))
 
 
 def broken(instructions: Sequence[Instruction], text: str) -> list[tuple[int, int]]:

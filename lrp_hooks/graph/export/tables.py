@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,8 +52,8 @@ def save_parquet(graph: AttributionGraph, path: Path) -> tuple[Path, Path]:
     beside = nodes_path(path)
     metadata = {FORMAT: json.dumps(describe(graph))}
     columns = nodes.columns() | {"token": [mark_for_utf8(token) for token in nodes.token]}
-    write_atomically(beside, lambda file: _write_parquet(columns, metadata, file))
-    write_atomically(path, lambda file: _write_parquet(edges.columns(nodes), metadata, file))
+    write_atomically(beside, lambda file: write_parquet(columns, metadata, file))
+    write_atomically(path, lambda file: write_parquet(edges.columns(nodes), metadata, file))
     return path, beside
 
 
@@ -76,7 +77,11 @@ def _cells(column: Column) -> list[Any]:
     return plain(column)
 
 
-def _write_parquet(columns: dict[str, Column], metadata: dict[str, str], file: IO[bytes]) -> None:
-    pyarrow = require("pyarrow")
-    table = pyarrow.table({name: pyarrow.array(column) for name, column in columns.items()}, metadata=metadata)
+def write_parquet(columns: Mapping[str, Any], metadata: dict[str, str], file: IO[bytes]) -> None:
+    """One file of columns: lists, NumPy arrays or Arrow arrays, which keep their type.
+
+    Raises:
+        GraphError: pyarrow is not installed.
+    """
+    table = require("pyarrow").table(dict(columns), metadata=metadata)
     require("pyarrow.parquet").write_table(table, file)

@@ -1,4 +1,4 @@
-// One case: question, heatmaps side by side, parts of the prompt, validation.
+// One case: question, heatmaps side by side, parts of the prompt, graph, validation.
 
 function openCase(index) {
   const root = control("case"), known = data.cases[index];
@@ -19,6 +19,7 @@ function openCase(index) {
     for (const panel of panels) buildPanel(grid, panel);
   }
   buildPatterns(root, known, panels[0]);
+  buildGraph(root, panels);
   buildFlips(root, known);
   markOpen();
 }

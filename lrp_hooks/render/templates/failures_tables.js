@@ -1,6 +1,6 @@
 // The report's state, and its tables of means.
 
-const state = { palette: data.palette, theme: "auto", model: data.models[0] ?? "", sort: "place", down: false, open: null };
+const state = { palette: data.palette, theme: "auto", model: data.models[0] ?? "", sort: "place", down: false, open: null, graph: data.composites[0] ?? "" };
 
 const isNumber = (text) => /^[+−-]?[0-9.]+%?( \[.*\])?$/.test(text);
 

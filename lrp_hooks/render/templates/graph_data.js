@@ -1,6 +1,6 @@
 // The graph as typed arrays: nodes by number in (row, column) order, edges strongest first; what is shown of it.
 
-const state = { palette: data.palette, theme: "auto", threshold: data.start, hideFirst: false, hideSpecial: false, values: false,
+const state = { palette: data.palette, theme: data.theme ?? "auto", threshold: data.start, hideFirst: false, hideSpecial: false, values: false,
   traced: null, path: null, at: null, hover: null, search: "" };
 
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;

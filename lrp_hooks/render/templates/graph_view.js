@@ -77,8 +77,8 @@ function gesture(event) {
 
 const zoomer = d3.zoom().on("zoom", gesture)
   .on("start", () => canvas.classList.add("dragging")).on("end", () => canvas.classList.remove("dragging"))
-  // one finger scrolls the page until there is something to pan
-  .filter((event) => { const e = event && event.type ? event : d3.event; return !e.button && (e.type !== "touchstart" || e.touches.length > 1 || view.kx > 1); });
+  // one finger, and in a report the wheel, scrolls the page until there is something to pan or ctrl is held
+  .filter((event) => { const e = event && event.type ? event : d3.event; return !e.button && !(data.embedded && e.type === "wheel" && !e.ctrlKey) && (e.type !== "touchstart" || e.touches.length > 1 || view.kx > 1); });
 const surface = d3.select(canvas).call(zoomer).on("dblclick.zoom", null);
 
 function setView(kx, tx, ty) {

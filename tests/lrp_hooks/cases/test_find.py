@@ -12,22 +12,23 @@ from bigrams import COMMAS, loaded
 
 from lrp_hooks.cases import find as find_module
 from lrp_hooks.cases import run as run_module
+from lrp_hooks.cases.benchmarks.problem import Problem
 from lrp_hooks.cases.find import Outcome, find_case, find_cases, read_outcomes, summarize
-from lrp_hooks.cases.ifeval import IfevalPrompt, ifeval_prompts
+from lrp_hooks.cases.ifeval import ifeval_prompts
 from lrp_hooks.cases.judge import Grade
-from lrp_hooks.cases.run import Answer, Pace, read_answers, run_ifeval
+from lrp_hooks.cases.run import Answer, Pace, read_answers, run_benchmark
 from lrp_hooks.cases.schema import Message
 from lrp_hooks.cases.search import NONE_ENDS, NONE_PASSES, ONLY_TRIVIAL, Settings
 from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import CaseError, InputError
 
 
-def prompt(key: int = 1, ids: Sequence[str] = ("punctuation:no_comma",), *kwargs: dict[str, Any]) -> IfevalPrompt:
-    return IfevalPrompt(key, "say", tuple(ids), kwargs or ({},) * len(ids))
+def prompt(key: int = 1, ids: Sequence[str] = ("punctuation:no_comma",), *kwargs: dict[str, Any]) -> Problem:
+    return Problem("ifeval", key, "say", tuple(ids), kwargs or ({},) * len(ids))
 
 
-def answer(model: LoadedModel, tmp_path: Path, asked: IfevalPrompt | None = None, limit: int = 12) -> Answer:
-    (made,) = run_ifeval(model, [asked or prompt()], tmp_path / "answers.jsonl", max_new_tokens=limit)
+def answer(model: LoadedModel, tmp_path: Path, asked: Problem | None = None, limit: int = 12) -> Answer:
+    (made,) = run_benchmark(model, [asked or prompt()], tmp_path / "answers.jsonl", max_new_tokens=limit)
     return made
 
 
@@ -159,23 +160,23 @@ def test_an_empty_answer_has_no_error_token(tmp_path: Path) -> None:
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     model, path = loaded(**COMMAS), tmp_path / "answers.jsonl"
     prompts = [prompt(key) for key in (3, 1, 2)]
-    whole = run_ifeval(model, prompts, path, max_new_tokens=12)
+    whole = run_benchmark(model, prompts, path, max_new_tokens=12)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][:30])
     paces: list[Pace] = []
-    assert run_ifeval(model, prompts, path, max_new_tokens=12, tell=paces.append) == whole
+    assert run_benchmark(model, prompts, path, max_new_tokens=12, tell=paces.append) == whole
     assert sorted(path.read_bytes().splitlines(keepends=True)) == sorted(lines)
     assert [(p.done, p.total) for p in paces] == [(2, 3), (3, 3)]
     assert paces[-1].left == 0
     before = path.read_bytes()
-    assert run_ifeval(model, prompts, path, max_new_tokens=12, tell=paces.append) == whole
+    assert run_benchmark(model, prompts, path, max_new_tokens=12, tell=paces.append) == whole
     assert path.read_bytes() == before
     assert len(paces) == 2
 
 
 def test_a_killed_search_goes_on_where_it_was(tmp_path: Path) -> None:
     model, path = loaded(**COMMAS), tmp_path / "found.jsonl"
-    answers = run_ifeval(model, [prompt(key) for key in (1, 2)], tmp_path / "answers.jsonl", max_new_tokens=12)
+    answers = run_benchmark(model, [prompt(key) for key in (1, 2)], tmp_path / "answers.jsonl", max_new_tokens=12)
     whole = find_cases(model, answers, path, settings=Settings(samples=0))
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][:-5])
@@ -199,8 +200,8 @@ def test_a_verifier_that_raises_is_one_bad_case(tmp_path: Path, monkeypatch: pyt
 
 def test_a_prompt_that_does_not_fit_is_one_bad_case(tmp_path: Path) -> None:
     model = loaded(**COMMAS)
-    long = IfevalPrompt(9, "say" * 60, ("punctuation:no_comma",), ({},))
-    first, second = run_ifeval(model, [long, prompt()], tmp_path / "answers.jsonl", max_new_tokens=12)
+    long = Problem("ifeval", 9, "say" * 60, ("punctuation:no_comma",), ({},))
+    first, second = run_benchmark(model, [long, prompt()], tmp_path / "answers.jsonl", max_new_tokens=12)
     assert first.error == "61 tokens of prompt and 12 new ones are more than the model's 64"
     assert second.failed
 
@@ -209,7 +210,7 @@ def test_answers_of_another_run_are_not_mixed(tmp_path: Path) -> None:
     model = loaded(**COMMAS)
     failed = answer(model, tmp_path)
     with pytest.raises(CaseError, match="answers of bigrams with at most 12 tokens, not of bigrams with 13"):
-        run_ifeval(model, [prompt()], tmp_path / "answers.jsonl", max_new_tokens=13)
+        run_benchmark(model, [prompt()], tmp_path / "answers.jsonl", max_new_tokens=13)
     other = LoadedModel(model.model, model.tokenizer, "made", "other")
     with pytest.raises(CaseError, match="answers of bigrams cannot be searched with other"):
         find_cases(other, [failed], tmp_path / "found.jsonl")
@@ -217,7 +218,7 @@ def test_answers_of_another_run_are_not_mixed(tmp_path: Path) -> None:
 
 def test_two_prompts_with_one_key_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CaseError, match="the same key"):
-        run_ifeval(loaded(**COMMAS), [prompt(), prompt()], tmp_path / "answers.jsonl")
+        run_benchmark(loaded(**COMMAS), [prompt(), prompt()], tmp_path / "answers.jsonl")
 
 
 def test_a_search_that_fails_is_one_bad_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from lrp_hooks.cases.find import find_cases, summarize
 from lrp_hooks.cases.generate import encode_prompt
 from lrp_hooks.cases.ifeval import ifeval_prompts
-from lrp_hooks.cases.run import run_ifeval
+from lrp_hooks.cases.run import run_benchmark
 from lrp_hooks.cases.schema import Case, Message
 from lrp_hooks.cases.search import Settings
 from lrp_hooks.cases.segments import instruction_spans, token_segments
@@ -37,7 +37,7 @@ def test_segments_follow_the_chat_template(demo: Any) -> None:
 
 def test_three_real_prompts(demo: Any, tmp_path: Path) -> None:
     prompts = [p for p in ifeval_prompts("punctuation:no_comma") if len(p.instruction_ids) == 1][:3]
-    answers = run_ifeval(demo, prompts, tmp_path / "answers.jsonl", max_new_tokens=48, batch_size=3)
+    answers = run_benchmark(demo, prompts, tmp_path / "answers.jsonl", max_new_tokens=48, batch_size=3)
     assert [answer.id for answer in answers] == [f"ifeval:{prompt.key}" for prompt in prompts]
     for answer in answers:
         assert answer.passed == ("," not in answer.response)

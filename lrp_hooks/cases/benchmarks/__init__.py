@@ -1,0 +1,1 @@
+"""Benchmarks: problems, each with the verifiers that judge an answer."""
