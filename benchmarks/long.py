@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import RESULTS, environment, load, random_ids, status_megabytes
+from benchmarks.plots import write_memory
 
 RESULT = RESULTS / "long.json"
 PAGE = Path(__file__).parent.parent / "docs" / "long.md"
+PLOT = "images/benchmarks/long.svg"
 LAYERS, WIDTH, VALUE_BYTES = 30, 576, 4
 """Of the demo model; its activations are float32."""
 SMALL_LAYERS, LONGEST = 4, 131_072
@@ -325,6 +327,8 @@ SmolLM2-135M-Instruct (30 layers, float32, made longer than it was trained for: 
 random layers of its width. "offloaded" is the attribution with the smallest `max_memory` that is not refused (three
 streams and twice one block's inside); "top graph" is the graph of the last block, in the process of the attribution.
 
+![Memory against the number of tokens](images/benchmarks/long.svg)
+
 {memory}
 
 {slopes}
@@ -363,6 +367,7 @@ def main() -> int:
             for row in measured(point):
                 print(row, flush=True)
                 keep(row)
+    write_memory([asdict(row) for row in known()], PAGE.parent / PLOT)
     PAGE.write_text(page(known()))
     for fault in faults(known()):
         print(fault, file=sys.stderr)
