@@ -140,12 +140,16 @@ def test_a_section_names_its_command_machine_and_gates() -> None:
 
 
 def test_plots_are_drawn_from_results_and_always_the_same(tmp_path: Path) -> None:
-    rows = [{"tokens": n, "checkpoint": c, "ratio": 1.0 + n / 1e4} for c in (True, False) for n in (16, 64)]
+    places = [(tokens, checkpoint) for checkpoint in (True, False) for tokens in (16, 1024)]
+    rows: list[dict[str, Any]] = [
+        {"tokens": n, "checkpoint": c, "ratio": 1.0 + n / 1e4, "spread": [0.9, 1.3]} for n, c in places
+    ]
     made = [write_plots({"overhead": {"rows": rows}, "two": {"rows": []}}, tmp_path / name) for name in "ab"]
     assert list(made[0]) == ["overhead"]
     first, second = (each["overhead"].read_bytes() for each in made)
     assert first == second
-    assert b"checkpoint True" in first
+    assert b"checkpointing True" in first
+    assert b">1,024<" in first
     rows[0]["ratio"] = 2.0
     assert write_plots({"overhead": {"rows": rows}}, tmp_path / "c")["overhead"].read_bytes() != first
 
