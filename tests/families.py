@@ -201,7 +201,8 @@ def build(
         config._experts_implementation = experts_implementation or "eager"  # the grouped product has no float64
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval()
     if dtype == torch.float64:
-        model.double()  # some parts stay float32 whatever was asked for
+        for parameter in model.parameters():  # some stay float32 whatever was asked for; buffers (RoPE's) do rightly
+            parameter.data = parameter.double()
     reinitialise(model, seed)
     return model
 
