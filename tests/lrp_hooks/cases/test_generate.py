@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -202,6 +203,7 @@ def test_models_with_other_attention_are_refused(family: str, words: str) -> Non
 def test_models_that_mix_tokens_otherwise_are_refused(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = type(model).forward
 
+    @functools.wraps(plain)
     def leaky(self: Any, *args: Any, **kwargs: Any) -> Any:
         out = plain(self, *args, **kwargs)
         out.logits = out.logits.cumsum(1)
