@@ -48,6 +48,9 @@ class Tokenizer:
             at += len(word)
         return {"input_ids": ids}
 
+    def get_vocab(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(WORDS)}
+
     def decode(self, ids: Sequence[int], **_: Any) -> str:
         return "".join(WORDS[i] for i in ids if i > 1)
 

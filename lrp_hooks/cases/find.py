@@ -15,6 +15,7 @@ from lrp_hooks.cases.generate import decode, end_ids
 from lrp_hooks.cases.jsonl import Appender, read_objects
 from lrp_hooks.cases.judge import Grade
 from lrp_hooks.cases.race import Pair
+from lrp_hooks.cases.reference import Reference
 from lrp_hooks.cases.run import Answer, Clock, Pace
 from lrp_hooks.cases.sandbox import permission
 from lrp_hooks.cases.schema import Case, CaseToken, Strict, to_line, validated
@@ -61,6 +62,7 @@ class Summary:
         searched, kept, clear: answers; cases; cases whose target leads by more than one logit.
         passing: cases whose contrast leads to an answer that passes everything.
         first: cases at position 0: another answer altogether.
+        proposed: cases whose contrast the reference model proposed.
         kinds: kept cases by how they were found.
         reasons: dropped answers by reason.
         tokens, seconds: what it cost.
@@ -71,6 +73,7 @@ class Summary:
     clear: int
     passing: int
     first: int
+    proposed: int
     kinds: dict[str, int]
     reasons: dict[str, int]
     tokens: int
@@ -86,6 +89,7 @@ def summarize(outcomes: Sequence[Outcome]) -> Summary:
         clear=sum(each.clear for each in outcomes),
         passing=sum(bool(case.passes) for case in cases),
         first=sum(case.position == 0 for case in cases),
+        proposed=sum(bool(case.proposed_by) for case in cases),
         kinds=dict(Counter(str(case.kind) for case in cases).most_common()),
         reasons=dict(Counter(each.reason for each in outcomes if each.case is None).most_common()),
         tokens=sum(each.tokens for each in outcomes),
@@ -108,19 +112,26 @@ def find_cases(
     path: str | Path,
     *,
     settings: Settings | None = None,
+    reference: LoadedModel | None = None,
     tell: Callable[[Pace], None] | None = None,
 ) -> list[Outcome]:
     """Search the failed ones among ``answers`` that ``path`` does not hold yet; return all outcomes in their order.
 
     An answer that cannot be searched is recorded with its reason and does not stop the others.
 
+    Args:
+        reference: a model with the same tokenizer, which proposes contrast tokens where the model's own choices hold
+            none that repairs the answer.
+
     Raises:
+        InputError: the reference model has another tokenizer.
         ExecutionError: answers are judged by running them, and that is not allowed.
         CaseError: answers or outcomes of another model; the file cannot be written.
     """
     failed = [answer for answer in answers if answer.failed]
     if any(each.executes for answer in failed for each in answer.instructions):
         permission()
+    asked = None if reference is None else Reference(reference, loaded)
     out = Path(path)
     with Appender(out) as lines:
         there = {outcome.id: outcome for outcome in read_outcomes(out)}
@@ -129,14 +140,16 @@ def find_cases(
             raise CaseError(f"answers of {', '.join(sorted(strangers))} cannot be searched with {loaded.name}")
         clock = Clock(len(failed), sum(answer.id in there for answer in failed), tell)
         todo = [answer for answer in failed if answer.id not in there]
-        for outcome in search_all(loaded, todo, settings or Settings()):
+        for outcome in search_all(loaded, todo, settings or Settings(), asked):
             lines.append(to_line(outcome))
             there[outcome.id] = outcome
             clock.add(outcome.tokens)
     return [there[answer.id] for answer in failed]
 
 
-def search_all(loaded: LoadedModel, answers: Sequence[Answer], settings: Settings) -> Iterator[Outcome]:
+def search_all(
+    loaded: LoadedModel, answers: Sequence[Answer], settings: Settings, reference: Reference | None = None
+) -> Iterator[Outcome]:
     """Search failed answers, several at the same time; each outcome as soon as it is known.
 
     Nothing that is wrong with one answer alone stops the others.
@@ -145,7 +158,7 @@ def search_all(loaded: LoadedModel, answers: Sequence[Answer], settings: Setting
     with Forest(loaded.model, end_ids(loaded.model, loaded.tokenizer), settings.width) as forest:
         while waiting or running:
             while waiting and len(running) < settings.together:
-                running.append(_Running(loaded, waiting.popleft(), settings, forest))
+                running.append(_Running(loaded, waiting.popleft(), settings, forest, reference))
             for each in running:
                 each.advance()
             yield from (each.outcome for each in running if each.outcome is not None)
@@ -154,9 +167,9 @@ def search_all(loaded: LoadedModel, answers: Sequence[Answer], settings: Setting
                 forest.step()
 
 
-def find_case(loaded: LoadedModel, answer: Answer, settings: Settings) -> Outcome:
+def find_case(loaded: LoadedModel, answer: Answer, settings: Settings, reference: Reference | None = None) -> Outcome:
     """Search one failed answer. Never raises for what is wrong with this answer alone."""
-    (outcome,) = search_all(loaded, [answer], settings)
+    (outcome,) = search_all(loaded, [answer], settings, reference)
     return outcome
 
 
@@ -167,9 +180,12 @@ class _Running:
         outcome: what came of it, once that is known.
     """
 
-    def __init__(self, loaded: LoadedModel, answer: Answer, settings: Settings, forest: Forest):
+    def __init__(
+        self, loaded: LoadedModel, answer: Answer, settings: Settings, forest: Forest, reference: Reference | None
+    ):
         self.outcome: Outcome | None = None
         self._loaded, self._answer, self._forest = loaded, answer, forest
+        self._reference = "" if reference is None else reference.name
         self._growth: Growth | None = None
         if not answer.ids:
             self._end(reason=NO_MODEL_ANSWER)
@@ -178,7 +194,7 @@ class _Running:
             if not all(each.comparable for each in answer.instructions):
                 self._end(reason=NOT_COMPARABLE)
                 return
-            self._search = Search(loaded, answer, settings, forest)
+            self._search = Search(loaded, answer, settings, forest, reference)
             self._steps = self._search.steps()
         except Exception as error:  # one bad answer is not the end of the search
             self._end(reason=f"error: {first_line(error)}")
@@ -205,7 +221,7 @@ class _Running:
         if pair is None:
             self._end(reason=self._search.reason, **self._spent())
         else:
-            self._end(case=_case(self._loaded, self._answer, pair), **self._spent())
+            self._end(case=_case(self._loaded, self._answer, pair, self._reference), **self._spent())
 
     def _spent(self) -> dict[str, Any]:
         tree = self._search.tree
@@ -215,7 +231,7 @@ class _Running:
         self.outcome = Outcome(id=self._answer.id, model=self._loaded.name, **fields)
 
 
-def _case(loaded: LoadedModel, answer: Answer, pair: Pair) -> Case:
+def _case(loaded: LoadedModel, answer: Answer, pair: Pair, reference: str) -> Case:
     """The case as it is stored: exact ids beside the texts."""
     tokenizer, best = loaded.tokenizer, pair.contrast
     said = answer.ids[: pair.position]
@@ -234,6 +250,7 @@ def _case(loaded: LoadedModel, answer: Answer, pair: Pair) -> Case:
         segments=instruction_spans(answer.messages[last].content, answer.instruction_ids, last),
         source=answer.id,
         model=answer.model,
+        proposed_by=reference if best.proposed else "",
     )
 
 

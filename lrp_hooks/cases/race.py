@@ -24,6 +24,7 @@ class Alternative:
         passes_unended: it would count if it had ended by itself.
         trivial: it would count if it said more.
         counts: it is a contrast.
+        proposed: the reference model's choice, which the model's own best do not hold.
     """
 
     id: int
@@ -33,6 +34,7 @@ class Alternative:
     passes_unended: bool
     trivial: bool
     counts: bool
+    proposed: bool = False
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ class Case(Strict):
         segments: named parts of the prompt.
         source: where the prompt comes from, such as "ifeval:1000".
         model, revision: who made the error.
+        proposed_by: the model that proposed the contrast, where it was not among the failing one's best choices.
     """
 
     id: Annotated[str, Field(min_length=1)]
@@ -104,6 +105,7 @@ class Case(Strict):
     source: str = ""
     model: str = ""
     revision: str | None = None
+    proposed_by: str = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Case:

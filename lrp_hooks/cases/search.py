@@ -2,7 +2,8 @@
 
 Target: for an instruction that can only be broken, the first token after which no continuation can pass; else the token
 at which the chance of success falls most, p* = argmax_p [s(y_<p) - s(y_<=p)], with s the share of sampled continuations
-that pass. Contrast: the best alternative there whose own greedy continuation passes and ends by itself.
+that pass. Contrast: the best alternative there whose own greedy continuation passes and ends by itself; where the
+model's best choices hold none, one that a reference model proposes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from lrp_hooks.cases.forest import Forest, Growth
 from lrp_hooks.cases.generate import decode, end_ids
 from lrp_hooks.cases.judge import Grade, Judge
 from lrp_hooks.cases.race import Alternative, Kind, Pair, Place, Race, Try
+from lrp_hooks.cases.reference import Reference
 from lrp_hooks.cases.run import Answer
 from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import InputError
@@ -81,8 +83,16 @@ class Search:
         reason: why there is no pair, once `steps` has found none.
     """
 
-    def __init__(self, loaded: LoadedModel, answer: Answer, settings: Settings, forest: Forest):
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        answer: Answer,
+        settings: Settings,
+        forest: Forest,
+        reference: Reference | None = None,
+    ):
         self._tokenizer, self._answer, self._settings = loaded.tokenizer, answer, settings
+        self._reference = reference
         self._ends = end_ids(loaded.model, loaded.tokenizer)
         self._verifiers = answer.instructions
         prompt = answer.messages[-1].content
@@ -92,14 +102,25 @@ class Search:
         self.reason = ""
         self._shares: dict[int, float] = {}
         self._found: dict[int, list[Alternative]] = {}
+        self._kinds: dict[int, Kind] = {}
 
     def steps(self) -> Steps:
         """The search, stage by stage; each yields the branches that it needs grown. Returns the pair, or None.
 
         Where an instruction broke comes first, with the token before it; then the end of an answer that ended too
         soon; then, where a good answer can be reached from the start, the place where the chance of it falls most; at
-        last the start itself. A later stage is not begun once an earlier one has a pair.
+        last the start itself. A later stage is not begun once an earlier one has a pair. When none has, the reference
+        model is asked at the same places.
         """
+        pair = yield from self._own()
+        if pair is None and self._reference is not None and not self._spent:
+            pair = yield from self._proposed(self._reference)
+        if pair is None:
+            self.reason = self._why([a for many in self._found.values() for a in many])
+        return pair
+
+    def _own(self) -> Steps:
+        """Stage by stage with the model's own choices."""
         for places in self._direct():
             yield from self._continued(places)
             pair = self._best(places)
@@ -116,10 +137,26 @@ class Search:
                 pair = self._best([(drop, "success-drop")])
                 if pair is not None:
                     return pair
-        pair = self._best([START])
-        if pair is None:
-            self.reason = self._why([a for many in self._found.values() for a in many])
-        return pair
+        return self._best([START])
+
+    def _proposed(self, reference: Reference) -> Steps:
+        """What the reference model would have said at the places that were tried, in their order."""
+        places = list(self._kinds.items())
+        offset, ids = len(self._answer.prompt_ids), [*self._answer.prompt_ids, *self._answer.ids]
+        proposals = reference.best(ids, [offset + p for p, _ in places], self._settings.alternatives)
+        choices = {p: self._ranked(p, tokens) for (p, _), tokens in zip(places, proposals, strict=True)}
+        own = {position: list(found) for position, found in self._found.items()}
+        yield from self._continued(places, choices)
+        for position, _ in places:
+            made = [replace(each, proposed=True) for each in self._found[position]]
+            self._found[position] = [*own[position], *made]
+        return self._best(places)
+
+    def _ranked(self, position: int, tokens: Sequence[int]) -> list[tuple[int, int, float]]:
+        """Id, rank and logit of tokens that have not been tried there, as the failing model sees them."""
+        logits = self._logits(position)
+        known = {a.id for a in self._found[position]} | {self._token(position)}
+        return [(i, int((logits > logits[i]).sum()) + 1, float(logits[i])) for i in tokens if i not in known]
 
     def _hopeful(self, position: int) -> bool:
         """Whether an alternative there led to a good answer, be it cut off or trivial; else samples find none."""
@@ -201,12 +238,16 @@ class Search:
     def _logits(self, position: int) -> Tensor:
         return self.tree.logits[len(self._answer.prompt_ids) + position - 1].float()
 
-    def _continued(self, places: Sequence[Place]) -> Generator[Growth, None, None]:
-        """The model's other choices at the places, each continued greedily, all at once."""
+    def _continued(
+        self, places: Sequence[Place], choices: dict[int, list[tuple[int, int, float]]] | None = None
+    ) -> Generator[Growth, None, None]:
+        """Other tokens at the places, the model's own choices unless given, each continued greedily, all at once."""
         race = Race(self._in_vain, lambda tried: self._graded(tried.branch, *tried.choice))
-        for order, (position, _) in enumerate(places):
-            self.tried.append(position)
-            for choice in self._choices(position):
+        for order, (position, kind) in enumerate(places):
+            if position not in self._kinds:
+                self._kinds[position] = kind
+                self.tried.append(position)
+            for choice in self._choices(position) if choices is None else choices[position]:
                 race.tries.append(Try(position, order, choice, self._branch(position, choice[0])))
         yield Growth(self.tree, [each.branch for each in race.tries], stop=race.lost)
         for position, _ in places:

@@ -73,6 +73,9 @@ def find(
     alternatives: Annotated[int, typer.Option(help="Tokens that are tried at a position.")] = 10,
     samples: Annotated[int, typer.Option(help="Sampled continuations per position; 0: only one-way errors.")] = 8,
     budget: Annotated[int, typer.Option(help="Tokens of continuations per answer.")] = 6000,
+    reference: Annotated[
+        str | None, typer.Option(help="A model of the same tokenizer; proposes tokens where the model's own fail.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many failed answers.", min=1)] = None,
     dtype: Dtype = "auto",
     device: Device = None,
@@ -98,7 +101,8 @@ def find(
     console, notes = consoles()
     with running(runs, allow_exec, allow_network), progress(notes, "failed answers") as tell:
         loaded = _load(model, notes, dtype=dtype, device=device, revision=revision)
-        outcomes = find_cases(loaded, failed, out, settings=settings, tell=tell)
+        asked = None if reference is None else _load(reference, notes, dtype=dtype, device=device)
+        outcomes = find_cases(loaded, failed, out, settings=settings, reference=asked, tell=tell)
     show_summary(summarize(outcomes), console)
     if cases is not None:
         write_cases(cases, [each.case for each in outcomes if each.case is not None])
@@ -184,6 +188,7 @@ def show_summary(summary: Summary, console: Console) -> None:
         "  target leads by > 1 logit": summary.clear,
         "  repaired answer passes all": summary.passing,
         "  at position 0": summary.first,
+        "  contrast proposed by the reference model": summary.proposed,
         **{f"  found by {kind}": count for kind, count in summary.kinds.items()},
         "dropped": summary.searched - summary.kept,
         **{f"  {reason}": count for reason, count in summary.reasons.items()},

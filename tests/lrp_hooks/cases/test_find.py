@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lrp_hooks.cases.benchmarks.problem import Problem
 from lrp_hooks.cases.find import Outcome, find_case, find_cases, read_outcomes, summarize
 from lrp_hooks.cases.ifeval import ifeval_prompts
 from lrp_hooks.cases.judge import Grade
+from lrp_hooks.cases.reference import Reference
 from lrp_hooks.cases.run import Answer, Pace, read_answers, run_benchmark
 from lrp_hooks.cases.schema import Message
 from lrp_hooks.cases.search import NONE_ENDS, NONE_PASSES, ONLY_TRIVIAL, Settings
@@ -69,6 +71,51 @@ def test_the_token_before_is_tried_when_the_break_itself_has_no_way_out(tmp_path
     assert (outcome.case.kind, outcome.case.completion) == ("before-one-way", " sun is a")
     assert outcome.case.contrast.text == " cold"
     assert set(outcome.tried) == {4, 3}
+
+
+NO_CHOICE = {**COMMAS, "user": [" sun", ","], "_is": [" warm", ","], "_warm": [",", ".", " and"]}
+"""Of the best other choice at any place nothing comes: another comma, or an answer of three words."""
+
+
+def test_where_no_choice_of_its_own_repairs_the_answer_the_reference_model_is_asked(tmp_path: Path) -> None:
+    model, settings = loaded(**NO_CHOICE), Settings(samples=0, alternatives=1)
+    failed = answer(model, tmp_path)
+    reference = Reference(replace(loaded(**{**COMMAS, "_warm": [" and"]}), name="larger"), model)
+    alone = find_case(model, failed, settings)
+    assert (alone.case, alone.reason) == (None, ONLY_TRIVIAL)
+    outcome = find_case(model, failed, settings, reference)
+    case = outcome.case
+    assert case is not None
+    assert case.contrast is not None
+    assert (case.kind, case.position, case.proposed_by) == ("one-way", 3, "larger")
+    assert (case.contrast.text, case.contrast.rank) == (" and", 3)
+    assert case.delta_logit == pytest.approx(3.0)
+    assert outcome.tried == alone.tried
+    assert summarize([outcome, alone]).proposed == 1
+
+
+def test_a_reference_is_not_asked_where_the_models_own_choice_does(tmp_path: Path) -> None:
+    model = loaded(**COMMAS)
+    failed = answer(model, tmp_path)
+    asked = Reference(replace(loaded(**NO_CHOICE), name="larger"), model)
+    own, with_reference = (find_case(model, failed, Settings(samples=0), each) for each in (None, asked))
+    assert own.case is not None
+    assert own.case == with_reference.case
+    assert own.tokens == with_reference.tokens
+
+
+def test_a_reference_that_helps_nothing_leaves_the_reason(tmp_path: Path) -> None:
+    model = loaded(**NO_CHOICE)
+    asked = Reference(replace(model, name="twin"), model)
+    outcome = find_case(model, answer(model, tmp_path), Settings(samples=0, alternatives=1), asked)
+    assert (outcome.case, outcome.reason) == (None, ONLY_TRIVIAL)
+
+
+def test_a_reference_of_other_tokens_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, other = loaded(**COMMAS), loaded(**COMMAS)
+    monkeypatch.setattr(other.tokenizer, "get_vocab", dict, raising=False)
+    with pytest.raises(InputError, match="another tokenizer than"):
+        find_cases(model, [answer(model, tmp_path)], tmp_path / "o.jsonl", reference=other)
 
 
 DROP = {
