@@ -57,9 +57,10 @@ def colour_data(palette: str) -> dict[str, Any]:
 @cache
 def template(name: str) -> Any:
     """A jinja2 template of the package; everything is escaped unless it says ``safe``."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    return Environment(autoescape=True, undefined=StrictUndefined).from_string(template_file(name))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, loader=FunctionLoader(template_file))
+    return environment.get_template(name)
 
 
 @cache
