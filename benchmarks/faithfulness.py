@@ -109,7 +109,7 @@ def main() -> int:
     parser.add_argument("--each", type=int, help="prompts of every source; nothing is written")
     parser.add_argument("--methods", nargs="*", default=[], metavar="METHOD", help="only these; nothing is written")
     options = parser.parse_args()
-    from lrp_hooks.demo_model import load_demo_model
+    from lrp_hooks.loading.demo import load_demo_model
 
     loaded = load_demo_model()
     loaded.model.requires_grad_(False)

@@ -140,7 +140,7 @@ def explained(dtype: torch.dtype, device: str, backend: Backend) -> tuple[Tensor
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from lrp_hooks import LogitDiff, instrument
-    from lrp_hooks.backend import requested, set_backend
+    from lrp_hooks.ops.backend import requested, set_backend
 
     config = AutoConfig.for_model(
         "llama", hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,

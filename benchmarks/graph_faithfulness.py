@@ -127,7 +127,7 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, help="so many prompts; nothing is written")
     options = parser.parse_args()
     from lrp_hooks import instrument
-    from lrp_hooks.demo_model import load_demo_model
+    from lrp_hooks.loading.demo import load_demo_model
 
     loaded = load_demo_model()
     count = SMOKE_PROMPTS if options.smoke else options.prompts or PROMPTS

@@ -358,7 +358,7 @@ the test `tests/benchmarks/test_kernels.py` compiles a sample again and compares
 
 ## Where they run
 
-One decision per call (`lrp_hooks.backend`, shown by `lrp-hooks doctor`): `auto` takes the kernels for tensors on a CUDA
+One decision per call (`lrp_hooks.ops.backend`, shown by `lrp-hooks doctor`): `auto` takes the kernels for tensors on a CUDA
 or HIP device and plain PyTorch elsewhere; what a kernel does not take goes to plain PyTorch, and the reason is logged
 once. `LRP_HOOKS_BACKEND=triton` and `set_backend("triton")` never fall back: they raise `BackendError` with the reason.
 

@@ -43,7 +43,7 @@ def load(way: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from lrp_hooks.demo_model import load_demo_model
+    from lrp_hooks.loading.demo import load_demo_model
 
     folder = load_demo_model().model.config._name_or_path
     dtype = getattr(torch, way) if way in ("float32", "bfloat16", "float16") else torch.float32
@@ -85,8 +85,8 @@ def measure(way: str) -> dict[str, Any]:
     import transformers  # noqa: F401  (so that its own memory is there before)
 
     from lrp_hooks import LogitDiff, instrument
-    from lrp_hooks.demo_model import load_demo_model
     from lrp_hooks.errors import LrpError
+    from lrp_hooks.loading.demo import load_demo_model
 
     tokenizer = load_demo_model().tokenizer
     target = LogitDiff(TARGET, CONTRAST, tokenizer=tokenizer)

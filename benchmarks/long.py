@@ -91,7 +91,7 @@ def small_model() -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from lrp_hooks.demo_model import load_demo_model
+    from lrp_hooks.loading.demo import load_demo_model
 
     config = load_demo_model().model.config
     config.num_hidden_layers, config.max_position_embeddings = SMALL_LAYERS, LONGEST
@@ -313,8 +313,8 @@ happened.
 
 Sliding windows and padded batches: transformers would write a mask of T · T bytes per kind of layer, which sdpa turns
 into floats. From 16 M entries on (4,096 tokens, one sequence) such masks are kept as two numbers per token
-(`lrp_hooks/masks.py`), and attention runs block by block over the columns that are seen. Four layers of the demo
-model's width with a window of 1,024 then add 302, 578 and 1,131 MB at 4,096, 8,192 and 16,384 tokens (slope 0.95),
+(`lrp_hooks/patching/masks.py`), and attention runs block by block over the columns that are seen. Four layers of the
+demo model's width with a window of 1,024 then add 302, 578 and 1,131 MB at 4,096, 8,192 and 16,384 tokens (slope 0.95),
 where written-out masks took 400 and 933 MB at the first two.
 
 What is not linear: eager attention, which writes its weights out, and masks in which a token sees two stretches of

@@ -21,7 +21,7 @@ Maker = Callable[..., Step]
 
 
 def load() -> Any:
-    from lrp_hooks.demo_model import load_demo_model
+    from lrp_hooks.loading.demo import load_demo_model
 
     model = load_demo_model().model
     model.requires_grad_(False)

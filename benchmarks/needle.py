@@ -208,7 +208,7 @@ def main() -> int:
 
 
 def _tokenizer() -> Any:
-    from lrp_hooks.demo_model import load_demo_model
+    from lrp_hooks.loading.demo import load_demo_model
 
     return load_demo_model().tokenizer
 

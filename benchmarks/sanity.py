@@ -136,7 +136,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="one prompt, attnlrp only, nothing written")
     options = parser.parse_args()
-    from lrp_hooks.demo_model import load_demo_model
+    from lrp_hooks.loading.demo import load_demo_model
 
     loaded = load_demo_model()
     loaded.model.requires_grad_(False)

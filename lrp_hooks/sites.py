@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 if TYPE_CHECKING:
-    from lrp_hooks.tape import Tape
+    from lrp_hooks.recording.tape import Tape
 
 
 class Role(Enum):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lrp_hooks.errors import TargetError, TokenError
-from lrp_hooks.outputs import Output
+from lrp_hooks.structure.outputs import Output
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrp_hooks.demo_model import LoadedModel
+from lrp_hooks.loading.loaded import LoadedModel
 
 WORDS = [
     "<end>",

@@ -43,6 +43,6 @@ def _seed() -> None:
 @pytest.fixture(scope="session")
 def demo() -> Any:
     """The demo model, loaded once: has ``.model`` and ``.tokenizer``."""
-    from lrp_hooks.demo_model import load_demo_model
+    from lrp_hooks.loading.demo import load_demo_model
 
     return load_demo_model()

@@ -9,7 +9,7 @@ import torch
 from families import build
 
 from lrp_hooks.cases.schema import Case, CaseToken, Message
-from lrp_hooks.demo_model import LoadedModel
+from lrp_hooks.loading.loaded import LoadedModel
 
 LETTERS = [chr(code) for code in range(33, 33 + 90)]
 TEMPLATE = "{% for m in messages %}<user>{{ m['content'] }}{% endfor %}<answer>"

@@ -9,7 +9,7 @@ core=(tests/lrp_hooks/test_rules.py tests/lrp_hooks/test_experts.py tests/lrp_ho
     tests/lrp_hooks/graph/test_edges.py tests/lrp_hooks/cases/test_generate.py)
 newest=5.24.0
 
-oldest=$("$python" -c 'from lrp_hooks.compatibility import OLDEST; print(".".join(map(str, OLDEST)))')
+oldest=$("$python" -c 'from lrp_hooks.instrumentation.compatibility import OLDEST; print(".".join(map(str, OLDEST)))')
 [ $# -gt 0 ] || set -- "~=$oldest.0" "$newest"
 mkdir -p .versions
 grep -v -E '^(transformers|huggingface_hub|tokenizers)==' constraints-cpu.txt >.versions/constraints.txt

@@ -28,8 +28,8 @@ def model_files() -> Path:
     """Where the demo model lies once it has been loaded."""
     import os
 
-    from lrp_hooks.demo_model import VARIABLE
-    from lrp_hooks.packages import cache_folder
+    from lrp_hooks.loading.demo import VARIABLE
+    from lrp_hooks.loading.packages import cache_folder
 
     return Path(os.environ.get(VARIABLE) or cache_folder() / "SmolLM2-135M-Instruct")
 
@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("peers", nargs="*", metavar="PEER", help=", ".join(peer.name for peer in PEERS))
     parser.add_argument("--prompts", type=int, default=PROMPTS)
     options = parser.parse_args()
-    from lrp_hooks.demo_model import load_demo_model
+    from lrp_hooks.loading.demo import load_demo_model
 
     loaded = load_demo_model()
     loaded.model.requires_grad_(False)

@@ -11,7 +11,7 @@ from torch import Tensor
 class RuleFunction(torch.autograd.Function):
     """An autograd function whose gradient is an LRP rule.
 
-    The walk over the autograd graph (`lrp_hooks.walk`) accepts nodes of subclasses as claimed; any other
+    The walk over the autograd graph (`lrp_hooks.detection.walk`) accepts nodes of subclasses as claimed; any other
     custom function counts as unknown.
     """
 

@@ -21,8 +21,8 @@ from lrp_hooks.cases.sandbox import permission
 from lrp_hooks.cases.schema import Case, CaseToken, Strict, to_line, validated
 from lrp_hooks.cases.search import Search, Settings
 from lrp_hooks.cases.segments import instruction_spans
-from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import CaseError, first_line
+from lrp_hooks.loading.loaded import LoadedModel
 
 CLEAR = 1.0
 """Logits by which the target must lead the contrast for a case to be clear (arXiv 2604.17761, Table 1)."""

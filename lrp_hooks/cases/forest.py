@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lrp_hooks.cases.branch import Branch, Choose, greedy
 from lrp_hooks.cases.tree import Tree
-from lrp_hooks.detect import is_attention
+from lrp_hooks.detection.detect import is_attention
 from lrp_hooks.errors import InputError
 from lrp_hooks.patching import redirect_attention
 

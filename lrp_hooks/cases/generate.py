@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from lrp_hooks.errors import ContextLengthError, InputError
-from lrp_hooks.probe import with_cache
-from lrp_hooks.structure import embedding_device
+from lrp_hooks.structure.probe import embedding_device, with_cache
 
 
 @dataclass(frozen=True)

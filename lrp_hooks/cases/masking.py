@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from lrp_hooks.cases.inputs import CaseInput
-from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import InputError
-from lrp_hooks.probe import with_cache
-from lrp_hooks.structure import embedding_device
+from lrp_hooks.loading.loaded import LoadedModel
+from lrp_hooks.structure.probe import embedding_device, with_cache
 
 Replacement = Literal["pad", "neutral", "deletion"]
 REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lrp_hooks.cases.generate import check_length
 from lrp_hooks.cases.inputs import fingerprint
-from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import InputError
-from lrp_hooks.structure import embedding_device
+from lrp_hooks.loading.loaded import LoadedModel
+from lrp_hooks.structure.probe import embedding_device
 
 
 class Reference:

@@ -12,7 +12,7 @@ from lrp_hooks.cases.inputs import CaseInput
 from lrp_hooks.cases.judge import Judge
 from lrp_hooks.cases.masking import Masker
 from lrp_hooks.cases.schema import Case
-from lrp_hooks.demo_model import LoadedModel
+from lrp_hooks.loading.loaded import LoadedModel
 
 if TYPE_CHECKING:
     from lrp_hooks.cases.validate import Flip

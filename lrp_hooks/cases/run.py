@@ -16,8 +16,8 @@ from lrp_hooks.cases.jsonl import Appender, read_objects
 from lrp_hooks.cases.sandbox import permission
 from lrp_hooks.cases.schema import Message, Strict, to_line, validated
 from lrp_hooks.cases.verify import Instruction, instruction, verify_loosely
-from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import CaseError, LrpError, first_line
+from lrp_hooks.loading.loaded import LoadedModel
 
 
 class Answer(Strict):

@@ -23,8 +23,8 @@ from lrp_hooks.cases.judge import Grade, Judge
 from lrp_hooks.cases.race import Alternative, Kind, Pair, Place, Race, Try
 from lrp_hooks.cases.reference import Reference
 from lrp_hooks.cases.run import Answer
-from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import InputError
+from lrp_hooks.loading.loaded import LoadedModel
 
 NONE_PASSES = "no alternative passes"
 NONE_ENDS = "an alternative passes but does not end by itself"

@@ -20,8 +20,8 @@ from lrp_hooks.cases.schema import Case
 from lrp_hooks.cases.store import Store
 from lrp_hooks.cases.validate import Rules
 from lrp_hooks.cases.workbench import Workbench
-from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import InputError, LrpError, first_line
+from lrp_hooks.loading.loaded import LoadedModel
 
 COMPOSITES = ("attnlrp", "cp-lrp", "gradient")
 PAUSE = 0.5

@@ -16,8 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from lrp_hooks.cases.branch import Branch
 from lrp_hooks.cases.generate import check_length
 from lrp_hooks.errors import InputError
-from lrp_hooks.probe import with_cache
-from lrp_hooks.structure import embedding_device
+from lrp_hooks.structure.probe import embedding_device, with_cache
 
 ROOM = 512
 """Columns by which a cache grows."""

@@ -13,8 +13,8 @@ from lrp_hooks.cases.inputs import CaseInput, words_of
 from lrp_hooks.cases.masking import REPLACEMENTS, Effect, Masker, Replacement
 from lrp_hooks.cases.repair import Repair
 from lrp_hooks.cases.schema import Strict
-from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import InputError
+from lrp_hooks.loading.loaded import LoadedModel
 
 RANDOM = "random"
 STEPS = (1, 1, 2, 4)

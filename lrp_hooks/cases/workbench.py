@@ -18,10 +18,10 @@ from lrp_hooks.cases.repair import repair_of
 from lrp_hooks.cases.schema import Case
 from lrp_hooks.cases.store import GRAPH, Store
 from lrp_hooks.cases.validate import validate
-from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import InputError
 from lrp_hooks.files import write_atomically
-from lrp_hooks.instrumentation import Instrumentation, instrument
+from lrp_hooks.instrumentation.instrument import Instrumentation, instrument
+from lrp_hooks.loading.loaded import LoadedModel
 from lrp_hooks.relevance import Relevance
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Workbench:
 
     @property
     def _device(self) -> torch.device:
-        from lrp_hooks.structure import embedding_device
+        from lrp_hooks.structure.probe import embedding_device
 
         return embedding_device(self._loaded.model)
 

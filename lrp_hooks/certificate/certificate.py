@@ -11,13 +11,13 @@ from torch import Tensor
 
 from lrp_hooks.certificate.entries import EntryCheck, check_entries
 from lrp_hooks.certificate.leak import first_leak
-from lrp_hooks.probe import probe_inputs
-from lrp_hooks.report import Report, make_report
+from lrp_hooks.certificate.report import Report, make_report
+from lrp_hooks.structure.probe import probe_inputs
 from lrp_hooks.targets import AnswerSpan, Logit, LogitDiff, Target
 
 if TYPE_CHECKING:
     from lrp_hooks.errors import UnclaimedModuleError
-    from lrp_hooks.instrumentation import Instrumentation
+    from lrp_hooks.instrumentation.instrument import Instrumentation
 
 
 class Verdict(Enum):

@@ -15,7 +15,7 @@ from lrp_hooks.sites import Role
 from lrp_hooks.targets import Target
 
 if TYPE_CHECKING:
-    from lrp_hooks.instrumentation import Instrumentation
+    from lrp_hooks.instrumentation.instrument import Instrumentation
 
 ENTRY_TOKENS = 64
 """The reference keeps all activations; longer prompts are compared on their last tokens, taken by themselves."""

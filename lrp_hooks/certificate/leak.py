@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from lrp_hooks.ops import relevance_sum
+from lrp_hooks.recording.records import ForwardRecord
+from lrp_hooks.recording.taps import tap
 from lrp_hooks.sites import Role
-from lrp_hooks.tape import ForwardRecord, tap
 from lrp_hooks.targets import Target
 
 if TYPE_CHECKING:
-    from lrp_hooks.instrumentation import Instrumentation
+    from lrp_hooks.instrumentation.instrument import Instrumentation
 
 
 class Balance:

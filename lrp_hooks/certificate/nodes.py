@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_hooks.walk import LINEAR_NODES, PRODUCT_NODES, operation_of
+from lrp_hooks.detection.walk import LINEAR_NODES, PRODUCT_NODES, operation_of
 
 Edge = tuple[Any, int]
 """An autograd node and the index of one of its outputs."""

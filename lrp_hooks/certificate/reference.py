@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lrp_hooks.certificate.nodes import RULES, NodeRelevance, UnknownNodeError
-from lrp_hooks.probe import without_cache
-from lrp_hooks.structure import Skeleton, first_tensor
-from lrp_hooks.tape import as_tokens
+from lrp_hooks.recording.stores import as_tokens
+from lrp_hooks.structure.blocks import first_tensor
+from lrp_hooks.structure.probe import without_cache
+from lrp_hooks.structure.skeleton import Skeleton
 
 
 @dataclass

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lrp_hooks.checkpointing import Mode
 from lrp_hooks.cli.inputs import PromptSource, make_target, parse_memory
 from lrp_hooks.cli.pace import lines
-from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import InputError, LrpError
-from lrp_hooks.instrumentation import instrument
-from lrp_hooks.loading import load_model
+from lrp_hooks.instrumentation.instrument import instrument
+from lrp_hooks.loading.loaded import LoadedModel
+from lrp_hooks.loading.model import load_model
+from lrp_hooks.recording.checkpointing import Mode
 from lrp_hooks.render.colours import palette_by_name
 from lrp_hooks.render.heatmap import NORMALIZATIONS, Heatmap
 from lrp_hooks.render.output import SUFFIXES, save

@@ -130,7 +130,7 @@ def running(runs: bool, allow_exec: bool, allow_network: bool) -> Iterator[None]
 
 def _load(model: str, notes: Console, **options: Any) -> Any:
     from lrp_hooks.cli.attribute import working
-    from lrp_hooks.loading import load_model
+    from lrp_hooks.loading.model import load_model
 
     with working(notes, f"loading {model}") as moving:
         return load_model(model, progress=not moving, **options)

@@ -22,7 +22,7 @@ def convert(
     from lrp_hooks.cases.convert import convert as converted
     from lrp_hooks.cases.schema import write_cases
     from lrp_hooks.cli.attribute import consoles
-    from lrp_hooks.loading import load_tokenizer
+    from lrp_hooks.loading.model import load_tokenizer
 
     console, notes = consoles()
     known = None if tokenizer is None else load_tokenizer(tokenizer)

@@ -14,10 +14,11 @@ from lrp_hooks.cli.attribute import Request, consoles, explain, working
 from lrp_hooks.cli.graph import GraphShown, show
 from lrp_hooks.cli.inputs import PromptSource
 from lrp_hooks.cli.pace import pace
-from lrp_hooks.demo_model import LoadedModel, load_demo_model
 from lrp_hooks.errors import InputError, ModelLoadError
 from lrp_hooks.graph.model import AttributionGraph
-from lrp_hooks.instrumentation import instrument
+from lrp_hooks.instrumentation.instrument import instrument
+from lrp_hooks.loading.demo import load_demo_model
+from lrp_hooks.loading.loaded import LoadedModel
 from lrp_hooks.targets import LogitDiff
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"

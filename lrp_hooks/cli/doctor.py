@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from lrp_hooks.certificate import Certificate, EntryCheck, Verdict, refusal
+from lrp_hooks.certificate.report import Report
 from lrp_hooks.cli.attribute import consoles, working
 from lrp_hooks.errors import UnclaimedModuleError
-from lrp_hooks.instrumentation import Instrumentation, instrument
-from lrp_hooks.loading import load_model
-from lrp_hooks.report import Report
+from lrp_hooks.instrumentation.instrument import Instrumentation, instrument
+from lrp_hooks.loading.model import load_model
 from lrp_hooks.targets import LogitDiff
 
 STYLES = {Verdict.CERTIFIED: "bold green", Verdict.APPROXIMATE: "bold yellow", Verdict.REFUSED: "bold red"}

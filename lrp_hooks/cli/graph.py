@@ -14,15 +14,15 @@ from lrp_hooks.cli.attribute import CHECKPOINT, consoles, working
 from lrp_hooks.cli.inputs import PromptSource, make_target, parse_memory
 from lrp_hooks.cli.pace import pace
 from lrp_hooks.composites import resolve
-from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import GraphError, InputError
 from lrp_hooks.graph.build import Pruning
 from lrp_hooks.graph.io import SUFFIX
 from lrp_hooks.graph.metrics import as_table, graph_metrics
 from lrp_hooks.graph.model import AttributionGraph
 from lrp_hooks.graph.model import Path as GraphPath
-from lrp_hooks.instrumentation import instrument
-from lrp_hooks.loading import load_model
+from lrp_hooks.instrumentation.instrument import instrument
+from lrp_hooks.loading.loaded import LoadedModel
+from lrp_hooks.loading.model import load_model
 from lrp_hooks.render.colours import palette_by_name
 from lrp_hooks.render.graph_files import check_suffix, write_graph
 from lrp_hooks.render.graph_words import stays

@@ -18,9 +18,9 @@ from lrp_hooks.cases.schema import Case, read_cases
 from lrp_hooks.cases.store import Store
 from lrp_hooks.cases.sweep import COMPOSITES, Part, Plan, left, sweep
 from lrp_hooks.cases.validate import Rules
-from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import CaseError, ModelLoadError
-from lrp_hooks.loading import DTYPES
+from lrp_hooks.loading.loaded import LoadedModel
+from lrp_hooks.loading.model import DTYPES
 
 PACKAGED = frozenset({"ifeval", "gsm8k"})
 """Benchmarks whose verdicts need no local file and run no program."""
@@ -67,7 +67,7 @@ def plan(
 def load(text: str, device: str | None, notes: Console) -> LoadedModel:
     """The model that a spec names."""
     from lrp_hooks.cli.attribute import working
-    from lrp_hooks.loading import load_model
+    from lrp_hooks.loading.model import load_model
 
     spec = ModelSpec.parse(text)
     with working(notes, f"loading {text}"):

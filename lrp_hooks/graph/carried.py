@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from lrp_hooks.errors import NoClosedFormError
-from lrp_hooks.tape import AttentionRun, BlockInputs, Detour, Tape
+from lrp_hooks.recording.detour import AttentionRun, Detour
+from lrp_hooks.recording.records import BlockInputs
+from lrp_hooks.recording.tape import Tape
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,9 @@ from lrp_hooks.errors import NoClosedFormError
 from lrp_hooks.graph.carried import carried_parts, is_token_local
 from lrp_hooks.graph.edges import Transition, transition
 from lrp_hooks.graph.parallel import side_by_side
-from lrp_hooks.structure import Skeleton
-from lrp_hooks.tape import ForwardRecord, Tape
+from lrp_hooks.recording.records import ForwardRecord
+from lrp_hooks.recording.tape import Tape
+from lrp_hooks.structure.skeleton import Skeleton
 
 
 @dataclass(eq=False)

@@ -29,7 +29,7 @@ from lrp_hooks.ops import (
     relevance_sum,
     row_blocks,
 )
-from lrp_hooks.tape import Parked
+from lrp_hooks.recording.records import Parked
 
 TILED_BYTES = 1 << 26
 """Of a block of rows that the kernels make densely."""

@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lrp_hooks.attribute import around_points
-from lrp_hooks.checkpointing import Checkpointing
 from lrp_hooks.errors import GraphError, NoClosedFormError
 from lrp_hooks.graph.build import GraphBuilder
 from lrp_hooks.graph.collect import TransitionSource
 from lrp_hooks.graph.packed import StateCollector
 from lrp_hooks.graph.plan import Method, Step
+from lrp_hooks.recording.checkpointing import Checkpointing
+from lrp_hooks.recording.records import ForwardRecord
+from lrp_hooks.recording.result import around_points
+from lrp_hooks.recording.tape import Tape
 from lrp_hooks.relevance import Relevance
-from lrp_hooks.structure import Skeleton
-from lrp_hooks.tape import ForwardRecord, Tape
+from lrp_hooks.structure.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
 

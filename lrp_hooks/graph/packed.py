@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lrp_hooks.checkpointing import Checkpointing
 from lrp_hooks.graph.prune import RowBlocks
 from lrp_hooks.ops import relevance_sum
-from lrp_hooks.structure import Skeleton
-from lrp_hooks.tape import BlockInputs, ForwardRecord, Tape
+from lrp_hooks.recording.checkpointing import Checkpointing
+from lrp_hooks.recording.records import BlockInputs, ForwardRecord
+from lrp_hooks.recording.tape import Tape
+from lrp_hooks.structure.skeleton import Skeleton
 
 MOST_COPIES = 64
 """More copies than this save no time."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lrp_hooks.errors import NoClosedFormError
 from lrp_hooks.graph.carried import Reached
-from lrp_hooks.tape import Parked
+from lrp_hooks.recording.records import Parked
 
 Triple = tuple[Tensor, Tensor, Tensor]
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Literal
 
 from lrp_hooks.errors import GraphError
-from lrp_hooks.structure import Skeleton
+from lrp_hooks.structure.skeleton import Skeleton
 
 Method = Literal["auto", "exact", "packed"]
 METHODS = ("auto", "exact", "packed")

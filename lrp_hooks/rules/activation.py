@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lrp_hooks.ops import Activation, slope_activation
 from lrp_hooks.patching import Handle, replace_forward
-from lrp_hooks.rules.carrying import carries, dual, moving, still
+from lrp_hooks.recording.stores import store_neurons
+from lrp_hooks.rules.inline.carrying import carries, dual, moving, still
 from lrp_hooks.sites import Site
-from lrp_hooks.tape import store_neurons
 
 
 def slope(site: Site) -> Handle:

@@ -1,7 +1,7 @@
 """Banks of expert MLPs behind transformers' experts interface: routing weights are constants (DESIGN.md, section 3).
 
 The half rule on (routing weight) x (expert output) would lose about half of the relevance wherever the weights are
-renormalised. Inside the bank the gated product has its rule like any other (`lrp_hooks.rules.inline`).
+renormalised. Inside the bank the gated product has its rule like any other (`lrp_hooks.rules.inline.claim`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from lrp_hooks.patching import Handle, replace_forward
-from lrp_hooks.rules.inline import Scope, Shares, claim_operations
+from lrp_hooks.rules.inline.claim import Scope, Shares, claim_operations
 from lrp_hooks.sites import Site
 
 

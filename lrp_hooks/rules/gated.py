@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from lrp_hooks.ops import Activation, gated_product, half_product
 from lrp_hooks.patching import Handle, replace_forward
+from lrp_hooks.recording.stores import store_neurons
 from lrp_hooks.sites import GatedSpec, Site
-from lrp_hooks.tape import store_neurons
 
 
 def share_product(gate: float, up: float) -> Callable[[Site], Handle]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lrp_hooks.patching import Handle, replace_forward
-from lrp_hooks.rules.carrying import dual, still, tangent
+from lrp_hooks.rules.inline.carrying import dual, still, tangent
 from lrp_hooks.sites import Site
 
 

@@ -1,7 +1,8 @@
 """Mixers without softmax (state spaces, delta nets, RWKV): how tokens mix is a constant, relevance goes through values.
 
 Source: MambaLRP (arXiv 2406.07592) for A, B, C and the step width; the same for query, key, decay and beta of the delta
-rule. Which argument is what is in `lrp_hooks.families`; everything around the kernel is claimed operation by operation.
+rule. Which argument is what is in `lrp_hooks.rules.mixing_kernels`; everything around the kernel is claimed operation
+by operation.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lrp_hooks.families import MIXING_KERNELS, MixingKernel
 from lrp_hooks.patching import Handle, unwrapped_forward
-from lrp_hooks.rules.inline import Shares, claim_operations
+from lrp_hooks.rules.inline.claim import Shares, claim_operations
+from lrp_hooks.rules.mixing_kernels import MIXING_KERNELS, MixingKernel
 from lrp_hooks.sites import Site
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from lrp_hooks.trace.attribution import HALF_SEED_SCALES
 from lrp_hooks.trace.interventions import Interventions
 from lrp_hooks.trace.refinement import Refinements
 
-__all__ = ["HALF_SEED_SCALES", "Trace"]
+__all__ = ["Trace"]
 
 
 class Trace(Refinements, Interventions):
     """One forward of an instrumented model with its autograd graph. Made by `Instrumentation.trace`.
 
     The blocks have run once; logits are computed only at the positions that are asked about (`logits`, `top`). Every
-    `attribute`, `graph`, `edge_matrices` and
-    `refine` is one backward pass; `ablate` runs the model again with parts
+    `attribute`, `graph`, `edge_matrices` and `refine` is one backward pass; `ablate` runs the model again with parts
     cut. The autograd graph is freed when the trace goes out of scope.
 
     Attributes:

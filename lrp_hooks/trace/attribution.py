@@ -8,17 +8,16 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from lrp_hooks.attribute import build_relevance
 from lrp_hooks.errors import NonFiniteError, TargetError
-from lrp_hooks.parallel import check_whole
+from lrp_hooks.patching.tensor_parallel import check_whole
+from lrp_hooks.recording.records import HALF_SEED_SCALES
+from lrp_hooks.recording.result import build_relevance
 from lrp_hooks.relevance import Relevance
 from lrp_hooks.targets import AnyTarget, SequenceLogProb, SequenceLogProbDiff, as_target
 from lrp_hooks.trace.forward import TracedForward
 
 Progress = Callable[[int, int], None]
 """Is told (steps done, steps in all)."""
-HALF_SEED_SCALES = (256.0, 16.0, 1.0, 1.0 / 16.0)
-"""float16 seeds, tried in order until no score overflows."""
 
 
 class Attributions(TracedForward):

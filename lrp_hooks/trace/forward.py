@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from lrp_hooks.errors import GradientError, NonFiniteError, RemovedError, TargetError
 from lrp_hooks.patching import replace_forward
-from lrp_hooks.tape import ForwardRecord
+from lrp_hooks.recording.records import ForwardRecord
 from lrp_hooks.targets import TopToken, top_tokens
 
 if TYPE_CHECKING:
-    from lrp_hooks.instrumentation import Instrumentation
+    from lrp_hooks.instrumentation.instrument import Instrumentation
 
 
 class TracedForward:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lrp_hooks.ablation import Cut, EdgeCut, HeadCut
 from lrp_hooks.errors import TargetError
-from lrp_hooks.probe import without_cache
+from lrp_hooks.structure.probe import without_cache
 from lrp_hooks.targets import AnyTarget, SequenceLogProb, SequenceLogProbDiff, as_target
+from lrp_hooks.trace.ablation import Cut, EdgeCut, HeadCut
 from lrp_hooks.trace.attribution import Attributions
 
 

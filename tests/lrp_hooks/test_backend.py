@@ -13,8 +13,9 @@ from typing import Any, cast
 import pytest
 import torch
 
-from lrp_hooks import backend, ops
+from lrp_hooks import ops
 from lrp_hooks.errors import BackendError
+from lrp_hooks.ops import backend
 
 ROOT = Path(__file__).parents[2]
 ON_GPU = cast(Any, SimpleNamespace(is_cuda=True, device="cuda:0", dtype=torch.float32))
@@ -110,14 +111,15 @@ def test_importing_the_operators_imports_no_triton() -> None:
 def test_a_broken_triton_leaves_the_reference(tmp_path: Path) -> None:
     (tmp_path / "triton.py").write_text("raise OSError('no such library')\n")
     code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from lrp_hooks import backend; print(backend.obstacle())"
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); "
+        "from lrp_hooks.ops import backend; print(backend.obstacle())"
     )
     assert "triton cannot be used: OSError: no such library" in python(code)
 
 
 def test_the_interpreter_counts_as_triton() -> None:
     code = (
-        "import torch; from lrp_hooks import ops, backend; print(backend.backend_name());"
+        "import torch; from lrp_hooks import ops; from lrp_hooks.ops import backend; print(backend.backend_name());"
         "x = torch.ones(2, 3); print(ops.relevance_sum(x, x).tolist())"
     )
     assert python(code, TRITON_INTERPRET="1", LRP_HOOKS_BACKEND="triton") == "triton, interpreted\n[3.0, 3.0]\n"

@@ -9,7 +9,7 @@ from benchmarks import families, heads
 from benchmarks.census import NOTICED, examine, ledger_error, make
 from benchmarks.tiny import TASKS
 from lrp_hooks import instrument
-from lrp_hooks.tape import ForwardRecord
+from lrp_hooks.recording.records import ForwardRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

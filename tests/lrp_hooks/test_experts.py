@@ -13,7 +13,7 @@ from torch import Tensor
 from lrp_hooks import LogitDiff, Relevance, Role, instrument
 from lrp_hooks.composites import ATTNLRP, CP_LRP, Composite, Match, Rule
 from lrp_hooks.rules import experts, inline
-from lrp_hooks.rules.inline import Shares, claim_operations
+from lrp_hooks.rules.inline.claim import Shares, claim_operations
 
 WEIGHTS = torch.zeros(VOCABULARY, dtype=torch.float64)
 WEIGHTS[5], WEIGHTS[7] = 1.0, -1.0

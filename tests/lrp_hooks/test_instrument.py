@@ -26,7 +26,7 @@ from lrp_hooks.errors import (
     UnclaimedModuleError,
     UnsupportedModelError,
 )
-from lrp_hooks.probe import with_cache
+from lrp_hooks.structure.probe import with_cache
 
 CONTRAST = LogitDiff(5, 7)
 
@@ -230,7 +230,7 @@ def test_auto_checkpointing_follows_free_memory(monkeypatch: pytest.MonkeyPatch)
         assert lrp.checkpointing.bytes_per_token > 0
         model(ids)
         assert not lrp.checkpointing.active
-        monkeypatch.setattr("lrp_hooks.checkpointing.free_memory", lambda device: 1000)
+        monkeypatch.setattr("lrp_hooks.recording.checkpointing.free_memory", lambda device: 1000)
         model(ids)
         assert lrp.checkpointing.active
     with pytest.raises(InstrumentError, match="choices"):

@@ -13,23 +13,25 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     ("lrp_hooks.cli", "lrp_hooks.__main__"),
     ("lrp_hooks.render",),
-    ("lrp_hooks.instrumentation",),
-    ("lrp_hooks.trace", "lrp_hooks.report"),
-    ("lrp_hooks.graph", "lrp_hooks.ablation"),
-    ("lrp_hooks.attribute",),
-    ("lrp_hooks.checkpointing", "lrp_hooks.walk", "lrp_hooks.composites"),
-    ("lrp_hooks.detect", "lrp_hooks.structure"),
+    ("lrp_hooks.cases",),
+    ("lrp_hooks.instrumentation", "lrp_hooks.certificate"),
+    ("lrp_hooks.trace", "lrp_hooks.recording.recorder"),
+    ("lrp_hooks.graph",),
+    ("lrp_hooks.recording.result",),
+    ("lrp_hooks.recording.checkpointing", "lrp_hooks.detection", "lrp_hooks.composites"),
     ("lrp_hooks.rules",),
-    ("lrp_hooks.tape", "lrp_hooks.sites"),
+    ("lrp_hooks.recording", "lrp_hooks.sites"),
+    ("lrp_hooks.structure", "lrp_hooks.targets"),
     ("lrp_hooks.patching", "lrp_hooks.ops"),
-    ("lrp_kernels",),
+    ("lrp_hooks.loading", "lrp_hooks.tokens", "lrp_hooks.segments", "lrp_hooks.relevance", "lrp_hooks.files"),
+    ("lrp_hooks.errors", "lrp_kernels"),
 )
-"""Upper layers import lower ones. What is not named (errors, relevance, targets, tokens, loading) is free of layers."""
+"""Upper layers import lower ones; the most specific name counts."""
 
 
 def level(module: str) -> int | None:
-    hits = [i for i, names in enumerate(LAYERS) if any(module == n or module.startswith(n + ".") for n in names)]
-    return hits[0] if hits else None
+    hits = [(len(n), i) for i, names in enumerate(LAYERS) for n in names if module == n or module.startswith(n + ".")]
+    return max(hits)[1] if hits else None
 
 
 def imports(path: Path) -> list[str]:

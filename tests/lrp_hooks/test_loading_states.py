@@ -15,7 +15,7 @@ from torch import nn
 
 from lrp_hooks import instrument
 from lrp_hooks.errors import ModelLoadError, UnsupportedModelError
-from lrp_hooks.loading import load_model
+from lrp_hooks.loading.model import load_model
 
 # Compiled
 

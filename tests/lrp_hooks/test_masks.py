@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrp_hooks import LogitDiff, instrument, masks
-from lrp_hooks.masks import IntervalMask
 from lrp_hooks.ops import Interval
+from lrp_hooks.patching.masks import IntervalMask
 
 TARGET, LENGTH, PADDING = LogitDiff(5, 7), 24, 6
 WINDOWED = ("mistral", "qwen2-window", "gemma3", "phi3-window", "cohere2")

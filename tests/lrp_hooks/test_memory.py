@@ -14,13 +14,13 @@ from families import build, inputs, reinitialise
 from typer.testing import CliRunner
 
 from lrp_hooks import LogitDiff, instrument
-from lrp_hooks.activations import Offload
-from lrp_hooks.checkpointing import Checkpointing
 from lrp_hooks.cli.app import app
 from lrp_hooks.cli.inputs import parse_memory
 from lrp_hooks.cli.pace import lines
 from lrp_hooks.errors import InputError
 from lrp_hooks.graph.packed import copies_that_fit
+from lrp_hooks.recording.checkpointing import Checkpointing
+from lrp_hooks.recording.offload import Offload
 
 CONTRAST = LogitDiff(5, 7)
 
@@ -61,7 +61,7 @@ def test_too_small_a_budget_names_one_that_does(checkpoint: Any) -> None:
 
 
 def test_chunks_of_copies_follow_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrp_hooks.checkpointing.free_memory", lambda device: 10**9)
+    monkeypatch.setattr("lrp_hooks.recording.checkpointing.free_memory", lambda device: 10**9)
     memory = Checkpointing("auto", bytes_per_token=30_000.0, blocks=30)
     cpu = torch.device("cpu")
     assert copies_that_fit(memory, 1000, 1, cpu) == 64  # 1 MB per copy: as many as are of use
@@ -121,7 +121,7 @@ def test_streams_are_moved_away_when_they_do_not_fit(monkeypatch: pytest.MonkeyP
 def test_without_a_budget_what_is_free_decides(
     free: int, active: bool, offloading: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lrp_hooks.checkpointing.free_memory", lambda device: free)
+    monkeypatch.setattr("lrp_hooks.recording.checkpointing.free_memory", lambda device: free)
     memory = Checkpointing("auto", bytes_per_token=240_000.0, stream_bytes=2000.0, blocks=30, can_offload=True)
     memory.decide(1, 1000, torch.device("cpu"))  # 248 MB in all, 78 MB of streams and one block, 22 MB without streams
     assert (memory.active, memory.offloading) == (active, offloading)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from lrp_hooks import packages
 from lrp_hooks.errors import ModelLoadError
-from lrp_hooks.packages import PackageFile, fetch
+from lrp_hooks.loading import packages
+from lrp_hooks.loading.packages import PackageFile, fetch
 
 CONTENT = b'{"key": 1}\n'
 

@@ -14,7 +14,7 @@ import torch
 from loaded import save
 from torch import nn
 
-from lrp_hooks.parallel import check_whole, is_collective, is_distributed, is_sharded, local, ranks_of
+from lrp_hooks.patching.tensor_parallel import check_whole, is_collective, is_distributed, is_sharded, local, ranks_of
 
 TESTS = Path(__file__).parents[1]
 SCRIPT = """

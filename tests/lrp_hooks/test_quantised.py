@@ -15,8 +15,8 @@ from torch import nn
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
 from lrp_hooks import instrument
+from lrp_hooks.detection.linearity import ROUNDING, is_opaque_linear, linear_error
 from lrp_hooks.errors import UnclaimedModuleError
-from lrp_hooks.linearity import ROUNDING, is_opaque_linear, linear_error
 from lrp_hooks.sites import Role
 
 CPU = torch.device("cpu")

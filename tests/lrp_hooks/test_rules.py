@@ -14,7 +14,7 @@ from torch import Tensor
 from lrp_hooks import LogitDiff, Relevance, Role, instrument
 from lrp_hooks.composites import ATTNLRP, CP_LRP, Composite, Match, Rule
 from lrp_hooks.errors import UnclaimedModuleError
-from lrp_hooks.rules.attention import share_attention
+from lrp_hooks.rules.attention.softmax import share_attention
 from lrp_hooks.rules.gated import share_product
 
 WEIGHTS = torch.zeros(VOCABULARY, dtype=torch.float64)

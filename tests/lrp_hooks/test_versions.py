@@ -10,8 +10,8 @@ import transformers
 from loaded import tiny
 
 from lrp_hooks import instrument
-from lrp_hooks.compatibility import BELOW, OLDEST, check_transformers
 from lrp_hooks.errors import UnsupportedVersionError
+from lrp_hooks.instrumentation.compatibility import BELOW, OLDEST, check_transformers
 
 ROOT = Path(__file__).parents[2]
 

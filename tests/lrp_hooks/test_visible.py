@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lrp_hooks.ops import Interval
-from lrp_hooks.rules import visible as module
-from lrp_hooks.rules.visible import visible
+from lrp_hooks.rules.attention import visible as module
+from lrp_hooks.rules.attention.visible import visible
 
 T = 6
 CAUSAL = torch.ones(T, T, dtype=torch.bool).tril()

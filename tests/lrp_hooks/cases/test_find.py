@@ -21,8 +21,8 @@ from lrp_hooks.cases.reference import Reference
 from lrp_hooks.cases.run import Answer, Pace, read_answers, run_benchmark
 from lrp_hooks.cases.schema import Message
 from lrp_hooks.cases.search import NONE_ENDS, NONE_PASSES, ONLY_TRIVIAL, Settings
-from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import CaseError, InputError
+from lrp_hooks.loading.loaded import LoadedModel
 
 
 def prompt(key: int = 1, ids: Sequence[str] = ("punctuation:no_comma",), *kwargs: dict[str, Any]) -> Problem:

@@ -25,8 +25,8 @@ from lrp_hooks.cases.schema import Case, CaseToken, write_cases
 from lrp_hooks.cases.store import Store
 from lrp_hooks.cases.sweep import Part, Plan, sweep
 from lrp_hooks.cases.validate import Rules
-from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import CaseError, InputError, ModelLoadError
+from lrp_hooks.loading.loaded import LoadedModel
 
 RULES = Rules(most=4, draws=1)
 PLAN = Plan(("tiny",), ("attnlrp", "gradient"), RULES)

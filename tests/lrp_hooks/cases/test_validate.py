@@ -21,8 +21,8 @@ from lrp_hooks.cases.schema import Case, CaseToken
 from lrp_hooks.cases.statistics import estimate, ranking_rows, verdict
 from lrp_hooks.cases.validate import Flip, Rules, Validation, batches, maskable_words, validate
 from lrp_hooks.cases.verify import instruction
-from lrp_hooks.demo_model import LoadedModel
 from lrp_hooks.errors import InputError, TokenError
+from lrp_hooks.loading.loaded import LoadedModel
 from lrp_hooks.segments import Segment
 from lrp_hooks.tokens import TokenText
 

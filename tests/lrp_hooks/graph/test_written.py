@@ -11,7 +11,7 @@ from families import exact_float64
 from benchmarks.tiny import tiny_ids, tiny_model
 from lrp_hooks import LogitDiff, instrument
 from lrp_hooks.errors import InputError, NoClosedFormError
-from lrp_hooks.rules import written
+from lrp_hooks.rules.inline import written
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -70,7 +70,7 @@ def test_heads_and_paths_add_up(kind: str) -> None:
 )
 def test_without_its_parts_the_closed_form_breaks(broken: str, effect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if broken == "role_of":
-        monkeypatch.setattr("lrp_hooks.rules.products.role_of", effect)
+        monkeypatch.setattr("lrp_hooks.rules.inline.products.role_of", effect)
         with pytest.raises(NoClosedFormError, match="made no softmax attention call"):
             both("gptj", "attnlrp", tiny_ids())
     else:

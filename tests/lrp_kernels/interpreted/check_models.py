@@ -13,10 +13,10 @@ import torch
 from families import build, exact_float64, inputs
 
 from lrp_hooks import LogitDiff, instrument
-from lrp_hooks.backend import set_backend
 from lrp_hooks.errors import BackendError
 from lrp_hooks.graph.model import AttributionGraph
-from lrp_hooks.rules import fused
+from lrp_hooks.ops.backend import set_backend
+from lrp_hooks.rules.attention import fused
 
 CONTRAST = LogitDiff(5, 7)
 NAMES = ("llama", "mistral", "gpt2", "gemma2", "gpt_oss")

@@ -1,0 +1,1 @@
+"""`instrument(model)`: sites, rules, recorder and trace put together, and the checks before anything is explained."""

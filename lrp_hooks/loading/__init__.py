@@ -1,0 +1,1 @@
+"""Models and tokenizers from folders, hubs and package indexes."""

@@ -1,0 +1,125 @@
+"""Load the model that a command names: a folder, a hub name, a GGUF file, or "demo"."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lrp_hooks.errors import ModelLoadError, first_line
+from lrp_hooks.loading.demo import load_demo_model
+from lrp_hooks.loading.loaded import LoadedModel, quiet
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    progress: bool = False,
+) -> LoadedModel:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        name: a folder, a hub name, the path of a ``.gguf`` file, or "demo".
+        dtype: "auto" keeps the checkpoint's.
+        device: where to put it ("cpu", "cuda:0"), or "auto" to spread it with accelerate.
+        revision: branch, tag or commit of a hub repository (a training checkpoint); a folder has none.
+        trust_remote_code: run model code from the repository. Off unless asked for.
+
+    Raises:
+        ModelLoadError: says what was missing. A model without a tokenizer is no error: ids still work.
+    """
+    if dtype not in DTYPES:
+        raise ModelLoadError(f"unknown dtype {dtype!r}. choices: {', '.join(DTYPES)}")
+    if name == "demo":
+        return _demo(dtype, device, progress)
+    where, extra = _locate(name)
+    options: dict[str, Any] = {**extra, "trust_remote_code": trust_remote_code}
+    if revision is not None:
+        if Path(where).is_dir():
+            raise ModelLoadError(f"{name} is a folder and has no revisions (revision={revision!r}). do: leave it out")
+        options["revision"] = revision
+    model = _load_model(name, where, dtype, device, attn_implementation, options)
+    return LoadedModel(model.eval(), _load_tokenizer(name, where, options), f"{name}", Path(name).stem or name)
+
+
+def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
+    """The tokenizer of a model that `load_model` takes, without the model.
+
+    Raises:
+        ModelLoadError: there is none, or it cannot be read.
+    """
+    if name == "demo":
+        return load_demo_model().tokenizer
+    where, extra = _locate(name)
+    tokenizer = _load_tokenizer(name, where, {**extra, **({"revision": revision} if revision is not None else {})})
+    if tokenizer is None:
+        raise ModelLoadError(f"{name} has no tokenizer")
+    return tokenizer
+
+
+def _demo(dtype: str, device: str | None, progress: bool) -> LoadedModel:
+    import torch
+
+    loaded = load_demo_model(progress=progress)
+    if dtype != "auto":
+        loaded.model.to(getattr(torch, dtype))
+    if device not in (None, "auto"):
+        loaded.model.to(device)
+    return loaded
+
+
+def _locate(name: str) -> tuple[str, dict[str, Any]]:
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelLoadError(f"there is no file {path}")
+        return str(path.parent), {"gguf_file": path.name}
+    looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if looks_local and not path.is_dir():
+        raise ModelLoadError(f"there is no folder {path}. do: give a folder with config.json, a hub name, or 'demo'")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ModelLoadError(f"{path} holds no model (config.json is missing)")
+    return (str(path) if path.is_dir() else name), {}
+
+
+def _load_model(
+    name: str, where: str, dtype: str, device: str | None, attn: str | None, options: dict[str, Any]
+) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if attn is not None:
+        options = {**options, "attn_implementation": attn}
+    if device is not None:
+        options = {**options, "device_map": device}
+    kind = "auto" if dtype == "auto" else getattr(torch, dtype)
+    try:
+        with quiet():
+            return AutoModelForCausalLM.from_pretrained(where, dtype=kind, **options)
+    except Exception as error:
+        raise ModelLoadError(
+            f"the model {name!r} could not be loaded as a causal language model: {first_line(error)}. "
+            "tried: AutoModelForCausalLM. do: check the name, the network, or give a local folder"
+        ) from error
+
+
+def _load_tokenizer(name: str, where: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    if Path(where).is_dir() and "gguf_file" not in options and not any((Path(where) / f).is_file() for f in files):
+        return None
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(where, **options)
+    except Exception as error:
+        raise ModelLoadError(
+            f"the tokenizer of {name!r} cannot be read: {first_line(error)}. "
+            "do: mend the files, or remove them and work with token ids"
+        ) from error

@@ -1,0 +1,1 @@
+"""What a forward keeps and its backward passes record."""

@@ -1,0 +1,1 @@
+"""The anatomy of a model: its blocks, residual stream, embedding, head and outputs, found by running it once."""
