@@ -2,7 +2,8 @@
 
 Ground truth comes from attention knockout alone (`Trace.ablate`), which no graph method takes part in: an edge counts
 as causal when cutting it alone turns the model's choice from the wrong token to the right one, and a prompt's path
-counts as known when cutting either of its hops, in all blocks, does.
+counts as known when cutting either of its hops, in all blocks, does. Edges that the architecture does not have (a
+token further back than a block's window) take no part: no method could name one.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.intervals import spearman
 from benchmarks.planted.prompt import Planted
-from benchmarks.planted.scores import auc, visits
+from benchmarks.planted.scores import auc, precision, visits
 
 Edges = list[Tensor]
 """Per block [T, T]: entry [j, i] is what token j takes from token i. The diagonal is what stays on the token."""
+Edge = tuple[int, int, int]
+"""(block, source token, target token)."""
 MakeEdges = Callable[[Tensor, int, int], Edges]
 TOP = 10
 """So many strongest paths are searched for the known one."""
@@ -91,35 +95,49 @@ GRAPH_METHODS = (
 
 @dataclass(frozen=True)
 class KnownPath:
-    """One prompt with what cutting says about it.
+    """One prompt whose path is known, with what cutting says about each of its edges.
 
     Attributes:
-        causal: [blocks, T, T] bool, edges (target, source) whose cut alone turns the choice.
-        holds: whether cutting either hop of the path turns the choice.
+        lead: logits by which the wrong token leads the right one.
+        change: what cutting each edge alone adds to the lead.
     """
 
     prompt: Planted
-    causal: Tensor
-    holds: bool
+    lead: float
+    change: dict[Edge, float]
+
+    @property
+    def causal(self) -> dict[Edge, bool]:
+        """Whether cutting an edge alone turns the choice."""
+        return {edge: self.lead + change < 0 for edge, change in self.change.items()}
 
 
-def known_path(lrp: Any, prompt: Planted) -> KnownPath:
-    """Cut every attention edge of the prompt, one at a time, and each hop in all blocks at once."""
+def existing(config: Any, length: int) -> list[Edge]:
+    """The edges between different tokens that the model's blocks have: in a block with a window, those inside it."""
+    windows = {"full_attention": length, "sliding_attention": config.sliding_window}
+    reach = [windows[kind] - 1 for kind in config.layer_types]
+    return [(b, s, t) for b, most in enumerate(reach) for t in range(1, length) for s in range(max(0, t - most), t)]
+
+
+def path_holds(lrp: Any, prompt: Planted) -> bool:
+    """Whether cutting either hop of the path, in all blocks at once, turns the choice: two forwards."""
+    trace, target = _asked(lrp, prompt)
+    hops = [[(block, a, b) for block in range(len(lrp.skeleton.blocks))] for a, b in pairwise(prompt.hops)]
+    return all(trace.ablate(target, edges=hop).after < 0 for hop in hops)
+
+
+def known_path(lrp: Any, config: Any, prompt: Planted) -> KnownPath:
+    """Cut every attention edge of the prompt, one at a time."""
+    trace, target = _asked(lrp, prompt)
+    cuts = {edge: trace.ablate(target, edges=[edge]) for edge in existing(config, len(prompt.ids))}
+    lead = next(iter(cuts.values())).before
+    return KnownPath(prompt, lead, {edge: cut.change for edge, cut in cuts.items()})
+
+
+def _asked(lrp: Any, prompt: Planted) -> tuple[Any, Any]:
     from lrp_hooks import LogitDiff
 
-    trace, target = lrp.trace(input_ids=torch.tensor([prompt.ids])), LogitDiff(prompt.wrong, prompt.right)
-    blocks, length = len(lrp.skeleton.blocks), len(prompt.ids)
-
-    def turns(edges: list[tuple[int, int, int]]) -> bool:
-        return trace.ablate(target, edges=edges).after < 0
-
-    causal = torch.zeros(blocks, length, length, dtype=torch.bool)
-    for block in range(blocks):
-        for to in range(1, length):
-            for start in range(to):
-                causal[block, to, start] = turns([(block, start, to)])
-    hops = [[(block, a, b) for block in range(blocks)] for a, b in pairwise(prompt.hops)]
-    return KnownPath(prompt, causal, all(turns(hop) for hop in hops))
+    return lrp.trace(input_ids=torch.tensor([prompt.ids])), LogitDiff(prompt.wrong, prompt.right)
 
 
 def as_graph(edges: Edges, position: int) -> Any:
@@ -144,20 +162,44 @@ def as_graph(edges: Edges, position: int) -> Any:
 
 
 @dataclass(frozen=True)
-class PathRow:
-    """One graph method at one length, means over prompts whose path is known.
+class PathScores:
+    """One graph method on one prompt; means over prompts in a `PathRow`.
 
     Attributes:
         edge_auc: chance that an edge whose cut turns the choice weighs more, |A|, than another edge between tokens.
+        precision: share of such edges among the heaviest, of which as many are taken as there are such edges.
+        agreement: rank correlation of |A| with the size of what cutting the edge changes, over all edges.
         follows: the strongest path that begins at the answer's source goes over the relay.
-        in_top: one of the `TOP` strongest paths of all goes from the source over the relay to the end.
+        first: the strongest path of all goes from the source over the relay to the end; in_top: one of the `TOP`
+            strongest does.
+    """
+
+    edge_auc: float | None
+    precision: float | None
+    agreement: float
+    follows: bool
+    first: bool
+    in_top: bool
+
+
+@dataclass(frozen=True)
+class PathRow:
+    """One graph method at one length: means of `PathScores` over ``prompts``, those of ``tried`` whose path holds.
+
+    Attributes:
+        edges: between tokens, per prompt; causal: of these, those whose cut turns the choice.
     """
 
     tokens: int
     method: str
     edge_auc: float
+    precision: float
+    agreement: float
     follows: float
+    first: float
     in_top: float
+    edges: int
+    causal: float
     prompts: int
     tried: int
     milliseconds: float
@@ -174,13 +216,17 @@ def score_paths(model: Any, tokens: int, known: Sequence[KnownPath], tried: int)
                 edges = make(torch.tensor([each.prompt.ids]), each.prompt.wrong, each.prompt.right)
                 seconds.append(time.perf_counter() - start)
                 scored.append(score_edges(edges, each))
-        aucs, follows, tops = zip(*scored, strict=True)
         row = PathRow(
             tokens=tokens,
             method=method.name,
-            edge_auc=statistics.mean(a for a in aucs if a is not None),
-            follows=statistics.mean(follows),
-            in_top=statistics.mean(tops),
+            edge_auc=statistics.mean(s.edge_auc for s in scored if s.edge_auc is not None),
+            precision=statistics.mean(s.precision for s in scored if s.precision is not None),
+            agreement=statistics.mean(s.agreement for s in scored),
+            follows=statistics.mean(s.follows for s in scored),
+            first=statistics.mean(s.first for s in scored),
+            in_top=statistics.mean(s.in_top for s in scored),
+            edges=len(known[0].change),
+            causal=statistics.mean(sum(each.causal.values()) for each in known),
             prompts=len(known),
             tried=tried,
             milliseconds=1e3 * statistics.median(seconds),
@@ -189,14 +235,19 @@ def score_paths(model: Any, tokens: int, known: Sequence[KnownPath], tried: int)
     return rows
 
 
-def score_edges(edges: Edges, known: KnownPath) -> tuple[float | None, bool, bool]:
-    """Edge AUC, whether the source's strongest path goes over the relay, whether one of the strongest of all does."""
-    hops, length = known.prompt.hops, len(known.prompt.ids)
-    between = torch.ones(length, length, dtype=torch.bool).tril(-1)
-    weights = torch.stack([block.abs()[between] for block in edges]).flatten().tolist()
-    wanted = torch.stack([block[between] for block in known.causal]).flatten().tolist()
-    graph = as_graph(edges, length - 1)
+def score_edges(edges: Edges, known: KnownPath) -> PathScores:
+    """Score one graph [T, T] per block against what cutting says."""
+    hops, causal = known.prompt.hops, known.causal
+    weights = [abs(float(edges[block][target, source])) for block, source, target in causal]
+    graph = as_graph(edges, len(known.prompt.ids) - 1)
     from_source = [[int(token) for _, token in path.nodes] for path in graph.strongest_paths(1, token=hops[0])]
     strongest = [[int(token) for _, token in path.nodes] for path in graph.strongest_paths(TOP)]
-    in_top = any(path[0] == hops[0] and visits(path, hops) for path in strongest)
-    return auc(weights, wanted), any(visits(path, hops) for path in from_source), in_top
+    goes = [path[0] == hops[0] and visits(path, hops) for path in strongest]
+    return PathScores(
+        edge_auc=auc(weights, list(causal.values())),
+        precision=precision(weights, list(causal.values())),
+        agreement=spearman(weights, [abs(change) for change in known.change.values()]),
+        follows=any(visits(path, hops) for path in from_source),
+        first=any(goes[:1]),
+        in_top=any(goes),
+    )

@@ -64,6 +64,20 @@ def auc(scores: Sequence[float], wanted: Sequence[bool]) -> float | None:
     return sum((g > b) + 0.5 * (g == b) for g in good for b in bad) / (len(good) * len(bad))
 
 
+def precision(scores: Sequence[float], wanted: Sequence[bool]) -> float | None:
+    """Share of wanted items among the highest scores, as many as there are wanted ones; None where none is.
+
+    Ties count by their share.
+    """
+    count = sum(wanted)
+    if not count:
+        return None
+    bar = sorted(scores, reverse=True)[count - 1]
+    above = [w for s, w in zip(scores, wanted, strict=True) if s > bar]
+    level = [w for s, w in zip(scores, wanted, strict=True) if s == bar]
+    return (sum(above) + (count - len(above)) * sum(level) / len(level)) / count
+
+
 def visits(path: Sequence[int], hops: Sequence[int]) -> bool:
     """Whether a path of token positions goes through ``hops`` in their order."""
     steps = iter(path)

@@ -11,9 +11,9 @@ import torch
 from benchmarks.planted.evaluate import Row, leaderboard
 from benchmarks.planted.habits import FIRST, LAST, WEAK_FIRST
 from benchmarks.planted.model import load_model, weight_file
-from benchmarks.planted.paths import KnownPath, known_path, score_edges
+from benchmarks.planted.paths import KnownPath, existing, known_path, path_holds, score_edges
 from benchmarks.planted.prompt import Planted, laid_out
-from benchmarks.planted.scores import auc, evidence, found, visits
+from benchmarks.planted.scores import auc, evidence, found, precision, visits
 from benchmarks.planted.tasks import TASKS
 from benchmarks.planted.train import NOTHING, lessons, train
 from benchmarks.planted.verify import harvest, says
@@ -51,6 +51,13 @@ def test_a_cause_that_speaks_for_the_right_token_is_sought_there() -> None:
 def test_area_under_the_curve_by_hand() -> None:
     assert auc([3.0, 1.0, 2.0, 2.0], [True, False, True, False]) == pytest.approx(3.5 / 4)
     assert auc([1.0, 2.0], [False, False]) is None
+
+
+def test_precision_by_hand() -> None:
+    # two wanted, so two are taken: 3, and one of the two 2s, of which one is wanted
+    assert precision([3.0, 1.0, 2.0, 2.0], [True, False, True, False]) == pytest.approx(1.5 / 2)
+    assert precision([3.0, 2.0, 1.0], [False, False, True]) == 0.0
+    assert precision([1.0], [False]) is None
 
 
 def test_a_path_visits_tokens_in_order() -> None:
@@ -151,18 +158,45 @@ def test_training_is_deterministic_and_learns(capsys: pytest.CaptureFixture[str]
 
 
 def test_edges_are_scored_against_what_cutting_says() -> None:
-    """Three tokens, two blocks: source 0, relay 1, end 2."""
+    """Three tokens, two blocks: source 0, relay 1, end 2. Cutting (0, 0, 1) or (1, 1, 2) turns a lead of 2 logits."""
     prompt = Planted((0, 1, 2), (0, 3, 2), 4, 5, cause=(1,), hops=(0, 1, 2))
-    causal = torch.zeros(2, 3, 3, dtype=torch.bool)
-    causal[0, 1, 0] = causal[1, 2, 1] = True
+    change = {(0, 0, 1): -3.0, (0, 0, 2): -1.0, (0, 1, 2): 0.0, (1, 0, 1): 0.0, (1, 0, 2): 0.0, (1, 1, 2): -2.5}
+    known = KnownPath(prompt, 2.0, change)
+    assert [edge for edge, causal in known.causal.items() if causal] == [(0, 0, 1), (1, 1, 2)]
     edges = [torch.eye(3), torch.eye(3)]
-    edges[0][1, 0], edges[1][2, 1], edges[0][2, 0] = 2.0, -2.0, 1.0
-    assert score_edges(edges, KnownPath(prompt, causal, True)) == (1.0, True, True)
-    edges[0][1, 0], edges[0][2, 0] = 0.0, 9.0  # now the source goes to the end at once
-    value, follows, in_top = score_edges(edges, KnownPath(prompt, causal, True))
-    assert value is not None
-    assert value < 1.0
-    assert (follows, in_top) == (False, False)
+    edges[0][1, 0], edges[1][2, 1], edges[0][2, 0] = 2.0, -1.8, 1.0
+    good = score_edges(edges, known)
+    assert (good.edge_auc, good.precision, good.agreement) == (1.0, 1.0, pytest.approx(1.0))
+    assert (good.follows, good.first, good.in_top) == (True, True, True)
+    edges[0][1, 0], edges[0][2, 0] = 0.5, 9.0  # now the source goes to the end at once, and by the relay less
+    poor = score_edges(edges, known)
+    # of the eight pairs of a causal and another edge, 9 beats both causal ones
+    assert poor.edge_auc == pytest.approx(6 / 8)
+    assert poor.precision == 0.5
+    assert poor.agreement < good.agreement
+    assert (poor.follows, poor.first, poor.in_top) == (False, False, True)
+    edges[0][1, 0] = 0.0
+    assert not score_edges(edges, known).in_top
+
+
+def test_windows_leave_edges_to_neighbours_only() -> None:
+    model = load_model(BY_NAME["chain"])
+    edges = existing(model.config, 5)
+    near = [(s, s + 1) for s in range(4)]
+    assert [edge[1:] for edge in edges if edge[0] == 0] == [edge[1:] for edge in edges if edge[0] == 2] == near
+    assert len([edge for edge in edges if edge[0] == 1]) == 10
+    with torch.no_grad():
+        weights = load_eager(model)(torch.tensor([[0, 20, 21, 22, 1]]), output_attentions=True).attentions
+    seen = {
+        (b, s, t) for b, w in enumerate(weights) for t in range(5) for s in range(t) if w[0, :, t, s].abs().max() > 0
+    }
+    assert seen == set(edges)
+
+
+def load_eager(model: Any) -> Any:
+    """The model with attention that returns its weights."""
+    model.set_attn_implementation("eager")
+    return model
 
 
 def test_the_chain_goes_over_its_relay() -> None:
@@ -171,8 +205,13 @@ def test_the_chain_goes_over_its_relay() -> None:
 
     task = BY_NAME["chain"]
     model = load_model(task)
-    prompts = harvest(model, task, 16, tried=30, seed=1).prompts[:2]
+    prompts = harvest(model, task, 16, tried=30, seed=1).prompts[:8]
     with instrument(model) as lrp:
-        known = [known_path(lrp, prompt) for prompt in prompts]
-    assert any(each.holds for each in known)
-    assert all(each.causal.float().mean() < 0.1 for each in known)
+        holding = [prompt for prompt in prompts if path_holds(lrp, prompt)]
+        known = known_path(lrp, model.config, holding[0])
+    assert len(holding) < len(prompts)  # a path is asked for, not assumed
+    assert known.change.keys() == set(existing(model.config, 16))
+    assert 0 < sum(known.causal.values()) < 0.1 * len(known.causal)
+    with torch.no_grad():
+        logits = model(torch.tensor([known.prompt.ids])).logits[0, -1]
+    assert known.lead == pytest.approx(float(logits[known.prompt.wrong] - logits[known.prompt.right]), abs=1e-4)
