@@ -33,9 +33,10 @@ def compare(suites: Sequence[Suite], commit: str) -> int:
             return 2
         path = os.pathsep.join((str(folder), str(folder / "kernels")))
         print(f"# {commit}")
-        before, _ = smoke_numbers(suites, folder, PYTHONPATH=path)
+        before = smoke_numbers(suites, folder, PYTHONPATH=path).numbers
     print("\n# this tree")
-    after, good = smoke_numbers(suites)
+    found = smoke_numbers(suites)
+    after = found.numbers
     print(f"\n| suite | number | {commit} | this tree | change |\n|---|---|---|---|---|")
     for suite, values in after.items():
         for name, value in values.items():
@@ -45,7 +46,7 @@ def compare(suites: Sequence[Suite], commit: str) -> int:
     wrong = regressions(suites, after, before)
     for line in wrong:
         print(line, file=sys.stderr)
-    return int(bool(wrong) or not good)
+    return int(bool(wrong) or not found.good)
 
 
 def unpack(commit: str, folder: Path) -> None:

@@ -23,7 +23,8 @@ from lrp_kernels import attention, edges, gated, norm, relevance
 from lrp_kernels.attention import AttentionRule, Interval
 from torch import Tensor
 
-from benchmarks.roofline import LENGTHS, MODELS, Model, costs
+from benchmarks.roofline import LENGTHS, MODELS, costs
+from benchmarks.shapes import Shape
 
 Backend = Literal["reference", "triton"]
 RESULT = Path(__file__).parent / "results" / "gpu.json"
@@ -211,7 +212,7 @@ def timed(step: Callable[[], object], repeats: int) -> tuple[float, float]:
     return sorted(found)[len(found) // 2], (torch.cuda.max_memory_allocated() - before) / 1e6
 
 
-def steps(model: Model, tokens: int) -> Iterator[tuple[str, Callable[[], object]]]:
+def steps(model: Shape, tokens: int) -> Iterator[tuple[str, Callable[[], object]]]:
     """Each kernel on one layer of a model, bf16, all rows active; named as in the roofline."""
     from lrp_kernels.attention import triton as attention_kernels
     from lrp_kernels.edges import triton as edge_kernels

@@ -44,6 +44,12 @@ class Row:
 
 def packed_seconds(trace: Any, target: Any, rows_per_block: float) -> float:
     """Extrapolated seconds of the packed procedure: ``SAMPLED`` chunks spread over the blocks."""
+    samples = packed_samples(trace, target, COPIES, SAMPLED)
+    return statistics.mean(samples) * len(trace._lrp.skeleton.blocks) * rows_per_block
+
+
+def packed_samples(trace: Any, target: Any, copies: int, sampled: int) -> list[float]:
+    """Seconds per row of sampled chunks of the packed procedure, spread over the blocks."""
     import torch
 
     from lrp_hooks.graph.packed import StateCollector
@@ -53,12 +59,12 @@ def packed_seconds(trace: Any, target: Any, rows_per_block: float) -> float:
     trace._listen(target, states.on_point, frozenset())
     blocks = len(lrp.skeleton.blocks)
     timed = []
-    for sample in range(SAMPLED):
-        block = sample * blocks // SAMPLED
-        wanted = torch.arange(COPIES) + (sample * 7) % max(1, states.hidden[0].shape[1] - COPIES)
+    for sample in range(sampled):
+        block = sample * blocks // sampled
+        wanted = torch.arange(copies) + (sample * 7) % max(1, states.hidden[0].shape[1] - copies)
         span = states.span(lrp.skeleton, lrp.tape, block, block + 1)
-        timed.append(seconds(lambda span=span, wanted=wanted: span.edges(wanted)))
-    return statistics.mean(timed) * blocks * rows_per_block / COPIES
+        timed.append(seconds(lambda span=span, wanted=wanted: span.edges(wanted)) / copies)
+    return timed
 
 
 def attribution_step(model: Any, ids: Any, checkpoint: Any) -> Step:

@@ -7,9 +7,11 @@ import json
 import multiprocessing
 import os
 import platform
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,37 @@ def random_ids(tokens: int) -> Any:
     return torch.randint(10, 40_000, (1, tokens), generator=torch.Generator().manual_seed(0))
 
 
-def seconds(step: Callable[[], None]) -> float:
+def seconds(step: Callable[[], object]) -> float:
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Pairwise time ratios of two steps."""
+
+    ratio: float
+    fastest: float
+    spread: tuple[float, float]
+
+
+def alternating(steps: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
+    """Seconds of each step per round, after one round that does not count; every second round runs backwards."""
+    for step in steps:
+        step()
+    found: list[list[float]] = [[] for _ in steps]
+    for i in range(rounds):
+        order = range(len(steps))
+        for index in reversed(order) if i % 2 else order:
+            found[index].append(seconds(steps[index]))
+    return found
+
+
+def compared(above: Sequence[float], below: Sequence[float]) -> Compared:
+    """``above`` / ``below``, round by round."""
+    ratios = [a / b for a, b in zip(above, below, strict=True)]
+    return Compared(statistics.median(ratios), min(above) / min(below), (min(ratios), max(ratios)))
 
 
 def peak(make: Maker, arguments: Sequence[Any], pipe: Any) -> None:
@@ -92,6 +121,13 @@ def environment() -> dict[str, Any]:
     }
 
 
+def circumstances() -> dict[str, Any]:
+    """How many threads PyTorch uses, and the machine's load average of the last five minutes: times depend on both."""
+    import torch
+
+    return {"threads": torch.get_num_threads(), "load": round(os.getloadavg()[1], 2)}
+
+
 METRICS_VARIABLE = "LRP_HOOKS_BENCH_METRICS"
 
 
@@ -104,7 +140,7 @@ def smoke_metrics(name: str, values: dict[str, float]) -> None:
 
 
 def write_result(name: str, rows: list[dict[str, Any]], **more: Any) -> None:
-    """``results/NAME.json``: rows with machine, versions, commit and command."""
+    """``results/NAME.json``: rows with machine, versions, threads, load, commit and command."""
     RESULTS.mkdir(exist_ok=True)
-    facts = {**environment(), "command": f"python -m benchmarks.{name}", "rows": rows, **more}
+    facts = {**environment(), **circumstances(), "command": f"python -m benchmarks.{name}", "rows": rows, **more}
     (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -104,9 +104,26 @@ def cuts(axes: Any, rows: Rows) -> None:
     axes.legend(frameon=False)
 
 
+def sizes(axes: Any, rows: Rows) -> None:
+    """Time ratios of one shape each, the smallest first: medians, and from least to largest."""
+    places = range(len(rows))
+    for ratio, spread, label in (
+        ("ratio", "spread", "attribution ÷ plain"),
+        ("graph_ratio", "graph_spread", "graph ÷ attribution"),
+    ):
+        middle = [row[ratio] for row in rows]
+        reach = [[abs(row[spread][i] - row[ratio]) for row in rows] for i in range(2)]
+        axes.errorbar(places, middle, yerr=reach, marker="o", capsize=3, label=label)
+    axes.axhline(1.0, color="0.6", linewidth=0.8)
+    axes.set_xticks(places, [f"{row['model']}\n{row['layers']} layers" for row in rows])
+    axes.set(ylabel="time ratio")
+    axes.legend(frameon=False)
+
+
 PLOTS: dict[str, Callable[[Any, Rows], None]] = {
     "overhead": lambda axes, rows: ratios(axes, rows, "checkpoint", "checkpointing"),
     "graph": lambda axes, rows: ratios(axes, rows, "node_threshold", "node threshold"),
+    "scaling": sizes,
     "planted": lambda axes, rows: bars(axes, rows, "hit", "hit@1 on planted causes"),
     "faithfulness": faithfulness,
     "graph_faithfulness": cuts,

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from benchmarks.shapes import Shape, whole
+
 PEAK = 989e12
 """Dense bf16 FLOPs per second of an H100 SXM."""
 BANDWIDTH = 3.35e12
@@ -20,23 +22,7 @@ BYTES = 2
 """Of a bf16 number."""
 
 
-@dataclass(frozen=True)
-class Model:
-    """What decides the cost of one layer."""
-
-    name: str
-    layers: int
-    width: int
-    inner: int
-    heads: int
-    groups: int
-    head: int
-
-
-MODELS = (
-    Model("Qwen3-0.6B", 28, 1024, 3072, 16, 8, 128),
-    Model("Qwen3-4B", 36, 2560, 9728, 32, 8, 128),
-)
+MODELS = (whole("Qwen3-0.6B"), whole("Qwen3-4B"))
 LENGTHS = (1536, 12288, 131072)
 
 
@@ -57,10 +43,9 @@ class Cost:
         return "compute" if self.flops / PEAK > self.bytes / BANDWIDTH else "memory"
 
 
-def costs(model: Model, tokens: int) -> Iterator[Cost]:
+def costs(model: Shape, tokens: int) -> Iterator[Cost]:
     """Each kernel of one layer, bf16, causal, all rows active."""
-    half = tokens * (tokens + 1) / 2
-    product = 2 * half * model.head * model.heads  # one causal n x n x d product of all heads
+    product = model.product(tokens)
     query, shared = tokens * model.heads * model.head * BYTES, tokens * model.groups * model.head * BYTES
     line = tokens * model.heads * 4  # one float32 per row and head
     hidden, inner = tokens * model.width * BYTES, tokens * model.inner * BYTES

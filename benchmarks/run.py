@@ -9,17 +9,35 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import METRICS_VARIABLE, RESULTS, environment
-from benchmarks.report import write_report
-from benchmarks.suites import Suite
+from benchmarks.measure import METRICS_VARIABLE, RESULTS, circumstances, environment
+from benchmarks.report import TIMES, in_all, read_times, write_report
+from benchmarks.resume import SCRATCH
+from benchmarks.suites import Bound, Columns, Suite, table
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = RESULTS / "smoke.json"
+SMOKE_SECONDS = 180
+"""What all smoke profiles together are meant to take. A clock on a busy machine: said, not enforced."""
 Metrics = dict[str, dict[str, float]]
 """Suite -> number's name -> number."""
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """One run of smoke profiles.
+
+    Attributes:
+        seconds: per suite.
+        good: whether every suite kept its own limits.
+    """
+
+    numbers: Metrics
+    seconds: dict[str, float]
+    good: bool
 
 
 def gate_is_green(suite: Suite) -> bool:
@@ -43,9 +61,27 @@ def run(suite: Suite, *words: str, root: Path = ROOT, variables: Mapping[str, st
 def run_all(suites: Sequence[Suite], *, resume: bool) -> int:
     """Full profiles and the report. Exit status: 1 when a gate was red or a limit was missed."""
     left = [suite for suite in suites if not (resume and is_done(suite))]
-    good = all([gate_is_green(suite) and run(suite) for suite in left])
+    good = all([measured(suite) for suite in left])
     write_report()
+    print(f"\n{in_all(read_times())}")
     return int(not good)
+
+
+def measured(suite: Suite) -> bool:
+    """Gate and suite; how long they took goes to ``results/run.json``."""
+    start, interrupted = time.perf_counter(), (SCRATCH / f"{suite.name}.jsonl").is_file()
+    if not gate_is_green(suite):
+        return False
+    good = run(suite)
+    remember_time(suite, None if interrupted else time.perf_counter() - start)
+    return good
+
+
+def remember_time(suite: Suite, seconds: float | None) -> None:
+    """Write how long a suite took with its gate; None where it went on from an interrupted run."""
+    facts = {"seconds": seconds, **circumstances(), "commit": environment()["commit"]}
+    known = {**read_times(), suite.name: facts}
+    TIMES.write_text(json.dumps({"command": "python -m benchmarks", "suites": known}, indent=1) + "\n")
 
 
 def is_done(suite: Suite) -> bool:
@@ -58,27 +94,69 @@ def is_done(suite: Suite) -> bool:
     return not changed.stdout and json.loads(path.read_text()).get("commit") == environment()["commit"]
 
 
-def smoke_numbers(suites: Sequence[Suite], root: Path = ROOT, **variables: str) -> tuple[Metrics, bool]:
-    """The numbers of the smoke profiles, and whether every suite kept its own limits."""
+def smoke_numbers(suites: Sequence[Suite], root: Path = ROOT, **variables: str) -> Smoke:
+    """Run the smoke profiles."""
+    seconds, good = {}, True
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "metrics.jsonl"
         extra = {METRICS_VARIABLE: str(file), **variables}
-        good = all([run(suite, "--smoke", root=root, variables=extra) for suite in suites])
+        for suite in suites:
+            start = time.perf_counter()
+            good = run(suite, "--smoke", root=root, variables=extra) and good
+            seconds[suite.name] = time.perf_counter() - start
         lines = file.read_text().splitlines() if file.is_file() else []
-    return {line["suite"]: line["values"] for line in map(json.loads, lines)}, good
+    return Smoke({line["suite"]: line["values"] for line in map(json.loads, lines)}, seconds, good)
 
 
 def run_smoke(suites: Sequence[Suite], *, record: bool) -> int:
     """Smoke profiles against the committed numbers. Exit status: 1 when one is worse than its noise allows."""
-    found, good = smoke_numbers(suites)
+    found = smoke_numbers(suites)
+    print("\n" + "\n".join(summary(suites, found, committed())), flush=True)
     if record:
-        if good:
+        if found.good:
             remember(found)
-        return int(not good)
-    wrong = regressions(suites, found, committed())
+        return int(not found.good)
+    wrong = regressions(suites, found.numbers, committed())
     for line in wrong:
         print(line, file=sys.stderr)
-    return int(bool(wrong) or not good)
+    return int(bool(wrong) or not found.good)
+
+
+SUMMARY: Columns = {
+    "suite": ("suite", ""),
+    "number": ("number", ""),
+    "now": ("now", ".3f"),
+    "committed": ("committed", ".3f"),
+    "bound": ("bound", ""),
+    "kept": ("kept", ""),
+    "s": ("seconds", ".0f"),
+}
+
+
+def summary(suites: Sequence[Suite], found: Smoke, before: Metrics) -> list[str]:
+    """Markdown: every number beside the committed one with its bound, and the time of all."""
+    rows = []
+    for suite in suites:
+        own: list[dict[str, Any]] = [
+            _compared(name, bound, found.numbers.get(suite.name, {}).get(name), before.get(suite.name, {}).get(name))
+            for name, bound in suite.bounds.items()
+        ]
+        own = own or [{"number": "(its own limits only)"}]
+        own[0] |= {"suite": suite.name, "seconds": found.seconds.get(suite.name)}
+        rows += own
+    here, total = circumstances(), sum(found.seconds.values())
+    place = f"threads {here['threads']}, load {here['load']:.1f}"
+    return [*table(SUMMARY, rows), "", f"{total:.0f} s in all, meant to be below {SMOKE_SECONDS}; {place}"]
+
+
+def _compared(name: str, bound: Bound, value: float | None, known: float | None) -> dict[str, Any]:
+    row = {"number": name, "now": value, "committed": known}
+    if known is not None:
+        sign = "at most" if bound.smaller_is_better else "at least"
+        row["bound"] = f"{sign} {bound.limit(known):.3f}"
+    if value is None or known is None:
+        return {**row, "kept": "no number" if value is None else "not known yet"}
+    return {**row, "kept": "NO" if bound.broken(value, known) else "yes"}
 
 
 def committed() -> Metrics:
@@ -88,10 +166,13 @@ def committed() -> Metrics:
     return numbers
 
 
-def remember(found: Metrics) -> None:
+def remember(found: Smoke) -> None:
     """Write ``results/smoke.json``; suites that did not run keep their numbers."""
-    facts: dict[str, Any] = {**environment(), "command": "python -m benchmarks --smoke --record"}
-    COMMITTED.write_text(json.dumps({**facts, "numbers": {**committed(), **found}}, indent=1) + "\n")
+    before: dict[str, Any] = json.loads(COMMITTED.read_text()) if COMMITTED.is_file() else {}
+    facts: dict[str, Any] = {**environment(), **circumstances(), "command": "python -m benchmarks --smoke --record"}
+    seconds = {name: round(took, 1) for name, took in found.seconds.items()}
+    facts["seconds"] = {**before.get("seconds", {}), **seconds}
+    COMMITTED.write_text(json.dumps({**facts, "numbers": {**committed(), **found.numbers}}, indent=1) + "\n")
 
 
 def regressions(suites: Sequence[Suite], found: Metrics, before: Metrics) -> list[str]:

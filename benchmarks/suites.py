@@ -122,6 +122,78 @@ SUITES = (
         bounds={"ratio": Bound(0.25)},
     ),
     Suite(
+        "scaling",
+        "How does cost grow with the model? Attribution ÷ plain forward + backward, and the whole graph ÷ attribution, "
+        "on random models of known shapes, with as many of their layers as fit a budget (and as large a share of the "
+        "vocabulary). Predicted: what FLOP counts say (for attribution ÷ plain 1.00 throughout).",
+        ("tests/benchmarks/test_scaling.py", "tests/lrp_hooks/graph/test_edges.py"),
+        {
+            "shape": ("model", ""),
+            "layers": ("layers", ""),
+            "MB": ("megabytes", ",.0f"),
+            "tokens": ("tokens", ",d"),
+            "plain s": ("plain_seconds", ".2f"),
+            "attribution ÷ plain": ("ratio", ".2f"),
+            "of the fastest": ("fastest_ratio", ".2f"),
+            "min to max": ("spread", ".2f"),
+            "graph ÷ attribution": ("graph_ratio", ".2f"),
+            "min to max ": ("graph_spread", ".2f"),
+            "predicted": ("graph_predicted", ".3f"),
+        },
+        (
+            Table(
+                "handling",
+                "`instrument()` and `remove()` against loading the same weights, from files that the system has in "
+                "memory. Predicted for `instrument()` ÷ load: about 2.",
+                {
+                    "shape": ("model", ""),
+                    "layers": ("layers", ""),
+                    "MB": ("megabytes", ",.0f"),
+                    "load s": ("load_seconds", ".2f"),
+                    "instrument s": ("instrument_seconds", ".2f"),
+                    "instrument ÷ load": ("instrument_ratio", ".2f"),
+                    "min to max": ("instrument_spread", ".2f"),
+                    "remove ms": ("remove_milliseconds", ".1f"),
+                    "remove ÷ load": ("remove_ratio", ".4f"),
+                },
+            ),
+            Table(
+                "targets",
+                "Targets of one trace (SmolLM2-135M's shape): against one attribution, and against as many traces with "
+                "one target each.",
+                {
+                    "targets": ("targets", ""),
+                    "layers": ("layers", ""),
+                    "tokens": ("tokens", ",d"),
+                    "s": ("seconds", ".2f"),
+                    "÷ one": ("to_one", ".2f"),
+                    "min to max": ("to_one_spread", ".2f"),
+                    "predicted": ("to_one_predicted", ".2f"),
+                    "÷ separate traces": ("to_separate", ".2f"),
+                    "min to max ": ("to_separate_spread", ".2f"),
+                    "predicted ": ("to_separate_predicted", ".2f"),
+                },
+            ),
+            Table(
+                "packed",
+                "All edges the packed way (arXiv 2604.17761, appendix A; SmolLM2-135M's shape): extrapolated from four "
+                "sampled chunks, against exact edges; both with their attribution. Rows: copies of the prompt a block.",
+                {
+                    "tokens": ("tokens", ",d"),
+                    "layers": ("layers", ""),
+                    "exact s": ("exact_seconds", ".2f"),
+                    "packed s": ("packed_seconds", ",.0f"),
+                    "rows": ("rows", ",.0f"),
+                    "packed ÷ exact": ("ratio", ",.0f"),
+                    "min to max": ("spread", ",.0f"),
+                    "predicted": ("predicted", ",.0f"),
+                },
+            ),
+        ),
+        smoke=True,
+        bounds={"targets": Bound(0.15)},
+    ),
+    Suite(
         "planted",
         "Does the map find a cause that is known? Small models with a planted failure ([planted.md](planted.md)); "
         "signed relevance, means over five tasks and three lengths.",

@@ -11,6 +11,7 @@ import pytest
 
 triton = pytest.importorskip("triton")
 from benchmarks import kernels, roofline  # noqa: E402
+from benchmarks.shapes import Shape  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = (
@@ -52,7 +53,7 @@ def test_the_page_is_made_from_the_table() -> None:
 
 
 def test_the_floor_of_a_known_shape() -> None:
-    model = roofline.Model("one", 1, 64, 128, 1, 1, 64)
+    model = Shape("one", "llama", 1, 64, 128, 1, 1, 64, 100, tied=False)
     found = {cost.kernel: cost for cost in roofline.costs(model, 4)}
     assert found["edges, dense"].flops == 2 * 2 * 10 * 64  # 10 causal pairs, two products of 64
     assert found["relevance"].bytes == 2 * 4 * 64 * 2 + 4 * 4

@@ -68,8 +68,11 @@ def test_smoke_numbers_reach_the_runner(tmp_path: Path, monkeypatch: pytest.Monk
     assert json.loads((tmp_path / "numbers").read_text()) == {"suite": "one", "values": {"ratio": 2.0}}
 
 
-def test_a_red_gate_measures_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_red_gate_measures_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     ran: list[str] = []
+    at(tmp_path / "run.json", monkeypatch)
     monkeypatch.setattr(run, "run", lambda suite, *words, **more: ran.append(suite.name) or True)
     monkeypatch.setattr(run, "write_report", lambda: None)
     red = replace(RATIO, gate=("tests/there_is_no_such_test.py",))
@@ -77,8 +80,90 @@ def test_a_red_gate_measures_nothing(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert ran == []
     assert "nothing is measured" in capsys.readouterr().err
     green = replace(RATIO, gate=("tests/benchmarks/test_runner.py::test_the_table_is_markdown",))
+    assert not (tmp_path / "run.json").exists()
     assert run.run_all([green], resume=False) == 0
     assert ran == ["one"]
+    assert report.read_times()["one"]["seconds"] > 0
+
+
+def at(times: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times of suites are kept there."""
+    monkeypatch.setattr(run, "TIMES", times)
+    monkeypatch.setattr(report, "TIMES", times)
+
+
+def test_times_are_remembered_unless_a_run_went_on_from_an_interrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at(tmp_path / "run.json", monkeypatch)
+    monkeypatch.setattr(run, "SCRATCH", tmp_path)
+    monkeypatch.setattr(run, "gate_is_green", lambda suite: True)
+    monkeypatch.setattr(run, "run", lambda suite, *words, **more: suite.name == "one")
+    (tmp_path / "two.jsonl").touch()
+    assert run.measured(RATIO)
+    assert not run.measured(SCORE)
+    times = report.read_times()
+    assert times["one"]["seconds"] >= 0
+    assert times["two"]["seconds"] is None
+    assert times["one"]["threads"] >= 1
+
+
+def test_the_time_of_everything_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"seconds": 90.0, "threads": 1, "load": 0.4, "commit": "abc"}
+    monkeypatch.setattr(report, "SUITES", [RATIO, SCORE, replace(RATIO, name="long", alone=True)])
+    assert "has not been recorded" in report.in_all({"long": entry})
+    assert report.in_all({"one": entry}) == (
+        "Of `python -m benchmarks`, 1 of 2 suites took 2 minutes in all, tests included (threads 1, load 0.4; commit "
+        "abc); of two no time is known."
+    )
+    other = {**entry, "seconds": 210.0, "load": 2.0}
+    assert report.in_all({"one": entry, "two": other, "long": other}) == (
+        "`python -m benchmarks` took 5 minutes in all, tests included (threads 1, load 0.4 to 2.0; commit abc)."
+    )
+    assert "not in one run: commits abc, xyz" in report.in_all({"one": entry, "two": {**other, "commit": "xyz"}})
+
+
+def test_tables_of_different_commits_are_said_to_be() -> None:
+    same = {"one": {"commit": "abc"}, "two": {"commit": "abc"}}
+    assert report.origins(same) == "All tables come from commit abc."
+    words = report.origins({**same, "three": {"commit": "xyz"}})
+    assert words == "The tables come from different commits, so not from one run: abc (one, two), xyz (three)."
+
+
+def test_smoke_numbers_stand_beside_the_committed_ones() -> None:
+    plain = replace(RATIO, name="three", bounds={})
+    numbers = {"one": {"ratio": 1.2}, "two": {"auc": 0.9}}
+    found = run.Smoke(numbers, {"one": 4.0, "two": 5.0, "three": 6.0}, good=True)
+    lines = run.summary([RATIO, SCORE, plain], found, {"one": {"ratio": 1.0}, "two": {"auc": 0.9}})
+    assert lines[2:5] == [
+        "| one | ratio | 1.200 | 1.000 | at most 1.100 | NO | 4 |",
+        "| two | auc | 0.900 | 0.900 | at least 0.810 | yes | 5 |",
+        "| three | (its own limits only) |  |  |  |  | 6 |",
+    ]
+    assert lines[-1].startswith("15 s in all, meant to be below 180; threads ")
+    missing = run.summary([RATIO, SCORE], run.Smoke({"two": {"auc": 0.9}}, {}, good=True), {})
+    assert missing[2:4] == ["| one | ratio |  |  |  | no number |  |", "| two | auc | 0.900 |  |  | not known yet |  |"]
+
+
+def test_a_smoke_run_ends_in_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {"one": {"ratio": 1.05}}
+
+    def profile(suite: Suite, *words: str, variables: dict[str, str], **more: Any) -> bool:
+        line = {"suite": suite.name, "values": values[suite.name]}
+        Path(variables[METRICS_VARIABLE]).write_text(json.dumps(line) + "\n")
+        return True
+
+    monkeypatch.setattr(run, "run", profile)
+    monkeypatch.setattr(run, "COMMITTED", tmp_path / "smoke.json")
+    assert run.run_smoke([RATIO], record=True) == 0
+    kept = json.loads((tmp_path / "smoke.json").read_text())
+    assert kept["numbers"] == values
+    assert list(kept["seconds"]) == ["one"]
+    values["one"] = {"ratio": 1.3}
+    assert run.run_smoke([RATIO], record=False) == 1
+    assert "| one | ratio | 1.300 | 1.050 | at most 1.155 | NO |" in capsys.readouterr().out
 
 
 def test_resuming_skips_results_of_this_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +180,7 @@ def test_resuming_skips_results_of_this_commit(tmp_path: Path, monkeypatch: pyte
 
 
 def test_unknown_suites_list_the_choices() -> None:
-    with pytest.raises(ValueError, match="choices: overhead, graph, planted"):
+    with pytest.raises(ValueError, match="choices: overhead, graph, scaling, planted"):
         command.chosen(["everything"])
     assert "families" not in [suite.name for suite in command.chosen([])]
     assert [suite.name for suite in command.chosen(["families"])] == ["families"]
@@ -157,4 +242,4 @@ def test_plots_are_drawn_from_results_and_always_the_same(tmp_path: Path) -> Non
 def test_the_page_is_made_from_the_results() -> None:
     results = report.read_results()
     plots = {name: report.IMAGES / f"{name}.svg" for name in results if (report.IMAGES / f"{name}.svg").is_file()}
-    assert report.REPORT.read_text() == report.page(results, plots)
+    assert report.REPORT.read_text() == report.page(results, plots, report.read_times())

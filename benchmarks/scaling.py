@@ -1,0 +1,311 @@
+"""How cost grows with the model, with the number of targets, and with the prompt where edges are made the packed way.
+
+Models are random, of the shapes of well-known ones, with as many layers as fit (`benchmarks.shapes`); each row says how
+many. What should come out, `benchmarks.predicted` says. Ratios are medians of rounds in which everything compared runs
+once, every second round backwards.
+
+    python -m benchmarks.scaling               # the committed result: benchmarks/results/scaling.json
+    python -m benchmarks.scaling --smoke       # some seconds; fails when targets of one trace cost too much
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.graph import packed_samples
+from benchmarks.measure import alternating, circumstances, compared, smoke_metrics, write_result
+from benchmarks.overhead import plain_step
+from benchmarks.predicted import predicted_graph, predicted_packed, predicted_targets
+from benchmarks.shapes import SHAPES, VALUE_BYTES, Budget, Shape, first_layers, fitted, random_model, whole
+
+PACKED_COPIES, PACKED_TOKENS = 32, 8192
+"""Copies per chunk as in arXiv 2604.17761, fewer where they would be more than so many tokens together."""
+SAMPLED = 4
+SMOKE_LIMIT = 0.85
+"""For 4 targets of one trace against 4 traces; 0.625 is predicted, 1 means that each target runs the model again."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What is measured.
+
+    Attributes:
+        rounds: timed ones, after one that is not.
+        narrow: the shape on which targets and prompt lengths are varied.
+    """
+
+    budget: Budget
+    shapes: tuple[Shape, ...]
+    rounds: int
+    narrow: Shape
+    targets: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+
+FULL = Profile(
+    Budget(megabytes=2048, gigaflops=110, tokens=128),
+    SHAPES,
+    3,
+    first_layers(whole("SmolLM2-135M"), 6),
+    (1, 2, 4, 8, 16),
+    (128, 256, 512, 1024),
+)
+SMOKE = Profile(Budget(64, 1, 32), SHAPES[:1], 3, first_layers(whole("SmolLM2-135M"), 4), (4,), (64,))
+
+
+@dataclass(frozen=True)
+class SizeRow:
+    """One shape: attribution against plain forward and backward, the graph against attribution."""
+
+    model: str
+    layers: str
+    megabytes: float
+    tokens: int
+    plain_seconds: float
+    ratio: float
+    fastest_ratio: float
+    spread: tuple[float, float]
+    graph_ratio: float
+    graph_spread: tuple[float, float]
+    graph_predicted: float
+
+
+@dataclass(frozen=True)
+class HandlingRow:
+    """One shape: instrument() and remove() against loading the weights from the system's file cache."""
+
+    model: str
+    layers: str
+    megabytes: float
+    load_seconds: float
+    instrument_seconds: float
+    instrument_ratio: float
+    instrument_spread: tuple[float, float]
+    remove_milliseconds: float
+    remove_ratio: float
+
+
+@dataclass(frozen=True)
+class TargetsRow:
+    """So many targets of one trace, against one attribution and against as many traces."""
+
+    targets: int
+    layers: str
+    tokens: int
+    seconds: float
+    to_one: float
+    to_one_spread: tuple[float, float]
+    to_one_predicted: float
+    to_separate: float
+    to_separate_fastest: float
+    to_separate_spread: tuple[float, float]
+    to_separate_predicted: float
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """One prompt length: all edges by packed products against exact ones, attribution included on both sides.
+    ``spread``: over rounds and sampled chunks."""
+
+    tokens: int
+    layers: str
+    exact_seconds: float
+    packed_seconds: float
+    rows: float
+    ratio: float
+    spread: tuple[float, float]
+    predicted: float
+
+
+def ids_of(shape: Shape, tokens: int) -> Any:
+    """Random token ids, [1, tokens]."""
+    import torch
+
+    return torch.randint(1, shape.vocabulary, (1, tokens), generator=torch.Generator().manual_seed(0))
+
+
+def twin(model: Any) -> Any:
+    """The same model once more, on the same weights."""
+    return copy.deepcopy(model, {id(p): p for p in model.parameters()})
+
+
+def size(shape: Shape, model: Any, tokens: int, rounds: int) -> SizeRow:
+    from lrp_hooks import LogitDiff, instrument
+
+    ids, target, plain = ids_of(shape, tokens), LogitDiff(), twin(model)
+    with instrument(model, checkpoint=False) as lrp:
+        steps = (
+            plain_step(plain, ids, False),
+            lambda: lrp.trace(input_ids=ids).attribute(target),
+            lambda: lrp.trace(input_ids=ids).graph(target, node_threshold=0.0, connected=False),
+        )
+        untouched, attribution, graph = alternating(steps, rounds)
+    own, edges = compared(attribution, untouched), compared(graph, attribution)
+    return SizeRow(
+        shape.name,
+        shape.said,
+        shape.parameters * VALUE_BYTES / 2**20,
+        tokens,
+        statistics.median(untouched),
+        own.ratio,
+        own.fastest,
+        own.spread,
+        edges.ratio,
+        edges.spread,
+        predicted_graph(shape, tokens),
+    )
+
+
+def handling(shape: Shape, folder: Path, rounds: int) -> tuple[HandlingRow, Any]:
+    """Load, instrument and undo, in turn; the row, and the model that was loaded last, untouched."""
+    from transformers import AutoModelForCausalLM
+
+    from lrp_hooks import instrument
+
+    times: list[tuple[float, float, float]] = []
+    model = lrp = None
+    for _ in range(rounds + 1):
+        del model, lrp  # one at a time in memory
+        start = time.perf_counter()
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").requires_grad_(False)
+        for parameter in model.parameters():
+            parameter.sum()  # weights that are only mapped have not been loaded
+        loaded = time.perf_counter()
+        lrp = instrument(model)
+        instrumented = time.perf_counter()
+        lrp.remove()
+        times.append((loaded - start, instrumented - loaded, time.perf_counter() - instrumented))
+    load, made, undone = (list(column) for column in zip(*times[1:], strict=True))
+    ratio = compared(made, load)
+    row = HandlingRow(
+        shape.name,
+        shape.said,
+        shape.parameters * VALUE_BYTES / 2**20,
+        statistics.median(load),
+        statistics.median(made),
+        ratio.ratio,
+        ratio.spread,
+        1000 * statistics.median(undone),
+        compared(undone, load).ratio,
+    )
+    return row, model
+
+
+def sizes(profile: Profile) -> Iterator[tuple[SizeRow, HandlingRow]]:
+    """Both rows of every shape, from a model that went through a folder."""
+    for published in profile.shapes:
+        shape = fitted(published, profile.budget)
+        with tempfile.TemporaryDirectory() as name:
+            random_model(shape).save_pretrained(name)
+            row, model = handling(shape, Path(name), profile.rounds)
+        yield size(shape, model, profile.budget.tokens, profile.rounds), row
+
+
+def targets(profile: Profile) -> Iterator[TargetsRow]:
+    """A row per number of targets."""
+    from lrp_hooks import Logit, instrument
+
+    shape, tokens = profile.narrow, profile.budget.tokens
+    ids = ids_of(shape, tokens)
+    with instrument(random_model(shape), checkpoint=False) as lrp:
+
+        def asked(count: int) -> Callable[[], object]:
+            return lambda: lrp.trace(input_ids=ids).attribute([Logit(i) for i in range(count)])
+
+        def separately(count: int) -> Callable[[], object]:
+            return lambda: [asked(1)() for _ in range(count)]
+
+        for count in profile.targets:
+            one, together, apart = alternating((asked(1), asked(count), separately(count)), profile.rounds)
+            to_one, to_separate = compared(together, one), compared(together, apart)
+            to_one_predicted, to_separate_predicted = predicted_targets(shape, tokens, count)
+            yield TargetsRow(
+                count,
+                shape.said,
+                tokens,
+                statistics.median(together),
+                to_one.ratio,
+                to_one.spread,
+                to_one_predicted,
+                to_separate.ratio,
+                to_separate.fastest,
+                to_separate.spread,
+                to_separate_predicted,
+            )
+
+
+def packed(profile: Profile) -> Iterator[PackedRow]:
+    """A row per prompt length. All target rows; packed ones are extrapolated from ``SAMPLED`` chunks."""
+    from lrp_hooks import LogitDiff, instrument
+
+    shape, target = profile.narrow, LogitDiff()
+    with instrument(random_model(shape), checkpoint=False) as lrp:
+        for tokens in profile.lengths:
+            ids = ids_of(shape, tokens)
+
+            def graph(ids: Any = ids) -> None:
+                lrp.trace(input_ids=ids).graph(target, node_threshold=0.0, connected=False)
+
+            def attribution(ids: Any = ids) -> None:
+                lrp.trace(input_ids=ids).attribute(target)
+
+            alone, exact = alternating((attribution, graph), profile.rounds)
+            trace = lrp.trace(input_ids=ids)
+            rows = float((trace.attribute(target).layers[0, 1:] != 0).sum(1).float().mean())
+            chunks = packed_samples(trace, target, min(PACKED_COPIES, PACKED_TOKENS // tokens), SAMPLED)
+            slow = [seconds_per_row * shape.layers * rows for seconds_per_row in chunks]
+            middle = statistics.mean(slow)
+            yield PackedRow(
+                tokens,
+                shape.said,
+                statistics.median(exact),
+                statistics.median(alone) + middle,
+                rows,
+                statistics.median((a + middle) / b for a, b in zip(alone, exact, strict=True)),
+                ((min(alone) + min(slow)) / max(exact), (max(alone) + max(slow)) / min(exact)),
+                predicted_packed(shape, tokens, rows),
+            )
+
+
+def show(row: Any) -> Any:
+    """Print a row as it comes."""
+    print(row, flush=True)
+    return row
+
+
+def main() -> int:
+    import transformers
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--smoke", action="store_true", help="one small shape, nothing written")
+    options = parser.parse_args()
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    profile, before = SMOKE if options.smoke else FULL, circumstances()
+    pairs = [(show(a), show(b)) for a, b in sizes(profile)]
+    several = [show(row) for row in targets(profile)]
+    lengths = [show(row) for row in packed(profile)]
+    if not options.smoke:
+        tables = {"handling": [b for _, b in pairs], "targets": several, "packed": lengths}
+        more = {name: [asdict(row) for row in rows] for name, rows in tables.items()}
+        write_result("scaling", [asdict(a) for a, _ in pairs], load_before=before["load"], **more)
+        return 0
+    share = min(several[-1].to_separate, several[-1].to_separate_fastest)
+    smoke_metrics("scaling", {"targets": share})
+    if share > SMOKE_LIMIT:
+        print(f"4 targets of one trace cost {share:.2f} of 4 traces, at most {SMOKE_LIMIT}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
