@@ -5,6 +5,10 @@ For graphs of growing top_p: what stays of the difference when the kept edges ar
 in the second and keeps much in the third. Edges from a token to itself and edges to the first token, on which attention
 rests, are never cut. Then single edges: their weight against the change that cutting them makes.
 
+Other methods' graphs are compared at equal numbers of edges (`benchmarks.edge_ranking`), since top_p keeps no attention
+edge of gradient x input at all: the norm before a branch does not change when its input is scaled, so that the input
+times the branch's gradient is 0 but for the norm's epsilon, and nearly all weight lies on tokens' edges to themselves.
+
     python -m benchmarks.graph_faithfulness          # the committed result: benchmarks/results/graph_faithfulness.json
     python -m benchmarks.graph_faithfulness --smoke  # two prompts; fails when kept edges matter no more than others
 """
@@ -22,25 +26,19 @@ from typing import Any
 
 import torch
 
+from benchmarks.edge_ranking import COUNTS, Edge, cut_both_ways, equal_rows, possible, rankings
 from benchmarks.intervals import mean_interval, pearson, spearman
 from benchmarks.measure import environment, smoke_metrics, write_result
 from benchmarks.prompts import Prompt, ioi_prompts
 from benchmarks.resume import Records
 
-Edge = tuple[int, int, int]
-"""(block, source token, target token)."""
-COMPOSITES = ("attnlrp", "cp-lrp", "gradient")
+COMPOSITES = ("attnlrp", "cp-lrp")
 TOP_PS = (0.3, 0.5, 0.7, 0.85, 0.95, 0.99, 0.999)
 PROMPTS, SMOKE_PROMPTS = 16, 2
 DRAWS = 3
 """Random sets of edges per graph."""
 SINGLES = 24
 """Single cuts per prompt: half the heaviest edges, half any others."""
-
-
-def possible(blocks: int, length: int) -> list[Edge]:
-    """All edges that may be cut."""
-    return [(b, s, t) for b in range(blocks) for t in range(2, length) for s in range(1, t)]
 
 
 def matched(kept: Iterable[Edge], pool: Sequence[Edge], random: Random) -> list[Edge]:
@@ -111,6 +109,14 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         print(f"| {row['composite']} | {row['top_p']} | {size} | {cuts} | {end} |", flush=True)
 
 
+def show_equal(rows: Sequence[dict[str, Any]]) -> None:
+    for kind, says in (("cut", "the heaviest edges cut"), ("only", "all others cut")):
+        print(f"\n| {says} | " + " | ".join(map(str, COUNTS)) + " |\n" + "|---" * (1 + len(COUNTS)) + "|")
+        for row in rows:
+            shares = (f"{row[f'{kind}_{n}']:.2f}" if f"{kind}_{n}" in row else "" for n in COUNTS)
+            print(f"| {row['method']} | " + " | ".join(shares) + " |", flush=True)
+
+
 def smoke_status(rows: Sequence[dict[str, Any]]) -> int:
     """Kept edges must matter more than random ones: both from this run."""
     (row,) = (row for row in rows if row["top_p"] == 0.85)
@@ -141,8 +147,17 @@ def main() -> int:
     if options.smoke:
         records.done()
         return smoke_status(rows)
+    orders = rankings(loaded.model, prompts)
+    with instrument(loaded.model) as lrp:
+        both = [
+            records.get(
+                f"equal {p.name}", lambda p=p, lrp=lrp: cut_both_ways(lrp, p, {m: o[p.name] for m, o in orders.items()})
+            )
+            for p in prompts
+        ]
+    show_equal(equal := equal_rows(both))
     if not options.prompts:
-        write_result("graph_faithfulness", rows)
+        write_result("graph_faithfulness", rows, equal=equal)
         records.done()
     return 0
 
