@@ -212,10 +212,11 @@ SUITES = (
         (
             Table(
                 "paths",
-                "Graphs on the chain task, on the prompts whose path holds when it is cut. Edge AUC: edges whose cut alone "
-                "turns the choice against all others. Precision: share of these among as many heaviest. Agreement: rank "
-                "correlation of weight with what cutting changes. Follows: the strongest path from the answer's source "
-                "goes over the relay. First, in top 10: the strongest of all, one of the ten strongest does.",
+                "Graphs on the chain task, on the prompts whose path holds when it is cut. Edge AUC: edges whose cut "
+                "alone turns the choice against all others. Precision: share of these among as many heaviest. "
+                "Agreement: rank correlation of weight with what cutting changes. Follows: the strongest path from the "
+                "answer's source goes over the relay. First, in top 10: the strongest of all, one of the ten strongest "
+                "does.",
                 {
                     "graph": ("method", ""),
                     "tokens": ("tokens", ""),
@@ -310,9 +311,10 @@ SUITES = (
     Suite(
         "peers",
         "What do other tools say about the same prompts? Agreement with this project's scores where the method is the "
-        "same, and else which map is more faithful: area between the curves of removing the least and the most relevant "
-        "tokens first, in shares of the logit difference, ours less theirs with its 95 % interval over the prompts. Time of "
-        "one map, and memory it adds in a fresh process at the stated length, each in its own environment on this machine.",
+        "same, and else which map is more faithful: area between the curves of removing the least and the most "
+        "relevant tokens first, in shares of the logit difference, ours less theirs with its 95 % interval over the "
+        "prompts. Time of one map, and memory it adds in a fresh process at the stated length, each in its own "
+        "environment on this machine.",
         ("tests/benchmarks/test_peers.py",),
         {
             "tool": ("tool", ""),
