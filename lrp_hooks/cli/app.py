@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+CHATTY = ("torchao", "torch.utils._pytree")
+"""Loggers that warn, on import, of kernels for GPUs that are not there and of their own deprecations."""
 
 ModelName = Annotated[str, typer.Argument(help="Folder, hub name, .gguf file, or 'demo' (SmolLM2-135M-Instruct).")]
 Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; '-' reads standard input.")]
@@ -268,7 +272,9 @@ def bench(
 
 @app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """Options that are for no command."""
+    """Program-wide options."""
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     if version:
         from lrp_hooks import __version__
 
