@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lrp_kernels.attention import AttentionRule, Interval, attention, reference
+from lrp_kernels.attention import AttentionRule, Interval, attention
+from lrp_kernels.rows import BLOCK_BYTES, FEW_ROWS, FEWEST_ROWS, LARGEST_BYTES, rows_at_once
 from torch import Tensor
 
 T = 11
@@ -17,9 +18,9 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
 
 
+@pytest.mark.usefixtures("few_rows")
 @pytest.mark.parametrize("softcap", [None, 1.5])
-def test_with_factors_of_one_it_is_the_plain_gradient(softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "BLOCK_BYTES", 4 * 2 * 4 * T * 8)  # several blocks
+def test_with_factors_of_one_it_is_the_plain_gradient(softcap: float | None) -> None:
     rule = AttentionRule(0.4, softcap, slope=False, query=1.0, key=1.0, value=1.0)
     q, k, v = (normal(2, n, T, d).requires_grad_() for n, d in ((4, 3), (2, 3), (2, 5)))
     interval = Interval.causal(T, window=4)
@@ -106,3 +107,15 @@ def test_row_ranges_miss_no_row(name: str, size: int) -> None:
             assert rows[-1] < last
             if name in ("causal", "window", "packed"):  # nor any row too many
                 assert (first, last) == (rows[0], rows[-1] + 1)
+
+
+@pytest.mark.parametrize("heads", [1, 4, 9, 32])
+def test_row_blocks_fit_the_cache_and_are_never_a_few_rows_without_need(heads: int) -> None:
+    for columns in (1, 100, 1024, 8192, 32_768, 1 << 20):
+        size = rows_at_once(heads, columns)
+        held = 4 * heads * columns * size
+        if size > FEW_ROWS:
+            assert held <= BLOCK_BYTES
+        else:
+            assert size == FEWEST_ROWS or held <= LARGEST_BYTES
+            assert size == FEW_ROWS or held + 4 * heads * columns > LARGEST_BYTES

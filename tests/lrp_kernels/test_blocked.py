@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from lrp_kernels.attention import AttentionRule, Interval, attention, blocked, reference
@@ -34,7 +36,7 @@ def run(module: object, interval: Interval, groups: int, dtype: torch.dtype, rul
 @pytest.mark.parametrize("name", INTERVALS)
 def test_blocks_equal_the_reference(name: str, groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocked, "ROWS", 8)
-    monkeypatch.setattr(blocked, "MASK_ENTRIES", 2 * T * 5)  # fewer rows than that where columns are many
+    monkeypatch.setattr(blocked, "MASK_ENTRIES", T * 5)  # fewer rows than that where columns are many
     expected, found = (run(module, INTERVALS[name], groups, torch.float64, RULE) for module in (reference, blocked))
     for a, b in zip(expected, found, strict=True):
         assert a.dtype == b.dtype
@@ -60,7 +62,7 @@ def test_a_factor_of_zero_gives_no_gradient() -> None:
 
 def test_a_window_is_asked_for_no_more_columns_than_it_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocked, "ROWS", 8)
-    for rows, columns, mask, _ in blocked._blocks(normal(1, 1, T, 8), INTERVALS["window"]):
+    for rows, columns, mask, _ in blocked._blocks(INTERVALS["window"], torch.float32):
         assert columns.start == max(0, rows.start - 4)
         assert columns.stop == rows.stop
         assert mask.shape[-1] == columns.stop - columns.start
@@ -78,3 +80,27 @@ def test_the_operator_takes_blocks_where_they_know_the_call(monkeypatch: pytest.
     attention(q, q, wide, interval, RULE)
     attention(q, q, q, interval, AttentionRule(0.4, 2.0))
     assert calls == ["blocked", "reference", "reference", "reference"]
+
+
+@pytest.mark.parametrize("module", [reference, blocked], ids=["reference", "blocked"])
+@pytest.mark.parametrize("name", ["causal", "window", "left padding"])
+@pytest.mark.parametrize("groups", [6, 2])
+def test_rows_without_a_gradient_are_left_out_exactly(
+    module: Any, name: str, groups: int, few_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocked, "ROWS", few_rows)
+    q, k, v, grad = (normal(2, n, T, 8) for n in (6, groups, groups, 6))
+    out, lse = module.attention_forward(q, k, v, None, INTERVALS[name], RULE)
+    explained = 14  # in a block of its own with three rows that have no gradient
+    grad[:, :, :explained], grad[:, :, explained + 1 :] = 0.0, 0.0
+    said = list[bool]()
+    made = []
+    for answer in (module.takes_part, lambda rows: True):
+        monkeypatch.setattr(module, "takes_part", lambda rows, a=answer: said.append(a(rows)) or said[-1])
+        made.append(module.attention_backward(grad, q, k, v, out, lse, INTERVALS[name], RULE))
+    for left_out, all_of_them in zip(*made, strict=True):
+        assert torch.equal(left_out, all_of_them)
+        assert left_out.any()
+    blocks, per_row = -(-T // few_rows), 2 * (groups if module is reference else 1)
+    assert len(said) == 2 * blocks * per_row
+    assert said[: blocks * per_row].count(True) == per_row

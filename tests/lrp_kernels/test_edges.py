@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 from lrp_kernels.edges import AttentionCall, edge_rows, edge_sums, row_blocks
-from lrp_kernels.edges import call as call_module
 from torch import Tensor
 
 HEADS, GROUPS, T, D, E = 6, 3, 11, 5, 7
@@ -85,9 +84,9 @@ SUMMED = {
 }
 
 
+@pytest.mark.usefixtures("few_rows")
 @pytest.mark.parametrize("case", CASES)
-def test_rows_equal_autograd_on_dense_attention(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call_module, "BLOCK_BYTES", 4 * HEADS * T * 8)  # several blocks
+def test_rows_equal_autograd_on_dense_attention(case: str) -> None:
     call = make(**CASES[case])
     for ours, theirs in zip(assembled(call, torch.arange(T)), expected(call), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-13)

@@ -18,7 +18,6 @@ from lrp_kernels.edges import (
     edge_sums,
     edge_totals,
 )
-from lrp_kernels.edges import call as call_module
 from torch import Tensor
 
 H, G, T = 4, 2, 13
@@ -40,9 +39,7 @@ def dense(call: AttentionCall, rows: Tensor, diagonal: Tensor) -> Tensor:
     return total
 
 
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call_module, "BLOCK_BYTES", 4 * H * T * 2)
+pytestmark = pytest.mark.usefixtures("few_rows")
 
 
 @pytest.mark.parametrize("interval", [None, Interval.causal(T, window=4)])

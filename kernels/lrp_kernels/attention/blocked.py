@@ -2,7 +2,8 @@
 
 The same gradients as `reference`, which writes weights out and takes several passes over them; this leaves all work on
 tiles to PyTorch's kernel, and asks it for no more columns than a block of rows attends to: a sliding window costs time
-in proportion to its width.
+in proportion to its width. The kernel knows one number of heads only, but takes any stride: the heads of a group are a
+dimension in which k and v do not advance, so that neither is repeated.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from lrp_kernels.attention.interval import Interval
 from lrp_kernels.attention.rule import AttentionRule
+from lrp_kernels.rows import takes_part
 
 ROWS, MASK_ENTRIES = 512, 1 << 22
 """Rows of a block, fewer where the block's mask would have more entries than this."""
@@ -33,11 +35,15 @@ def attention_forward(
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     out = torch.empty_like(q)
     lse = q.new_empty(q.shape[:3], dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
-    for rows, columns, mask, empty in _blocks(q, interval):
-        kh, vh = (_of_heads(x[:, :, columns], q.shape[1]) for x in (k, v))
-        made, total = flash(q[:, :, rows], kh, vh, attn_mask=mask, scale=rule.scale)
-        out[:, :, rows] = made.masked_fill(empty[..., None], 0.0)
-        lse[:, :, rows] = total.masked_fill(empty, -torch.inf)
+    for batch in range(q.shape[0]):
+        qs, ks, vs = _of_groups(q[batch], k[batch], v[batch])
+        outs, totals = (_by_group(x[batch], len(ks)) for x in (out, lse))
+        for rows, columns, mask, empty in _blocks(interval.row(batch), q.dtype):
+            made, total = flash(
+                qs[:, :, rows], ks[:, :, columns], vs[:, :, columns], attn_mask=mask, scale=rule.scale
+            )  # fmt: skip
+            outs[:, :, rows] = made.masked_fill(empty[:, None], 0.0)
+            totals[:, :, rows] = total.masked_fill(empty, -torch.inf)
     return out, lse
 
 
@@ -46,18 +52,23 @@ def attention_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """Gradients of q, k, v [B, H or G, T, d] under the rule; None where its factor is 0."""
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    dq, groups = torch.empty_like(q), k.shape[1]
+    dq = torch.zeros_like(q)
     dk, dv = (torch.zeros_like(x, dtype=lse.dtype) for x in (k, v))
-    for rows, columns, mask, empty in _blocks(q, interval):
-        kh, vh = (_of_heads(x[:, :, columns], q.shape[1]) for x in (k, v))
-        o = grad[:, :, rows].masked_fill(empty[..., None], 0.0)
-        total = lse[:, :, rows].masked_fill(empty, 0.0)
-        parts = flash(
-            o, q[:, :, rows], kh, vh, out[:, :, rows], total, 0.0, False, attn_mask=mask, scale=rule.scale
-        )  # fmt: skip
-        dq[:, :, rows] = parts[0]
-        dk[:, :, columns] += _of_groups(parts[1], groups)
-        dv[:, :, columns] += _of_groups(parts[2], groups)
+    for batch in range(q.shape[0]):
+        qs, ks, vs = _of_groups(q[batch], k[batch], v[batch])
+        grads, outs, totals, dqs = (_by_group(x[batch], len(ks)) for x in (grad, out, lse, dq))
+        for rows, columns, mask, empty in _blocks(interval.row(batch), q.dtype):
+            o = grads[:, :, rows].masked_fill(empty[:, None], 0.0)
+            if not takes_part(o):
+                continue
+            total = totals[:, :, rows].masked_fill(empty, 0.0)
+            parts = flash(
+                o, qs[:, :, rows], ks[:, :, columns], vs[:, :, columns], outs[:, :, rows], total, 0.0, False,
+                attn_mask=mask, scale=rule.scale,
+            )  # fmt: skip
+            dqs[:, :, rows] = parts[0]
+            dk[batch, :, columns] += parts[1].sum(1, dtype=dk.dtype)
+            dv[batch, :, columns] += parts[2].sum(1, dtype=dv.dtype)
     return (
         dq.mul_(rule.query) if rule.query else None,
         dk.mul_(rule.key).to(k.dtype) if rule.key else None,
@@ -65,29 +76,31 @@ def attention_backward(
     )
 
 
-def _blocks(q: Tensor, interval: Interval) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-    """Row blocks: rows, the columns that any of them attends to, the mask that is added, and rows [B or 1, 1, R] that
-    attend to nothing (in the mask they see everything, so that the kernel meets no row without columns)."""
-    batch, length, start = interval.first.shape[0] if interval.first.dim() > 1 else 1, q.shape[2], 0
-    firsts, ends = (x.view(batch, length) for x in (interval.first, interval.end))
+def _blocks(interval: Interval, dtype: torch.dtype) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    """Row blocks of one sequence: rows, the columns that any of them attends to, the mask [1, 1, R, C] that is added,
+    and rows [R] that attend to nothing (in the mask they see everything, so that the kernel meets no row without
+    columns)."""
+    length, start = len(interval.first), 0
     while start < length:
         low, high = interval.columns(start, min(start + ROWS, length))
-        rows = slice(start, min(start + max(1, min(ROWS, MASK_ENTRIES // max(1, batch * (high - low)))), length))
+        rows = slice(start, min(start + max(1, min(ROWS, MASK_ENTRIES // (high - low))), length))
         low, high = interval.columns(rows.start, rows.stop)
-        first, end = firsts[:, rows, None], ends[:, rows, None]
-        column = torch.arange(low, high, device=q.device)
+        first, end = interval.first[rows, None], interval.end[rows, None]
+        column = torch.arange(low, high, device=first.device)
         empty = end <= first
         allowed = ((column >= first) & (column < end)) | empty
-        mask = torch.zeros(allowed.shape, dtype=q.dtype).masked_fill_(~allowed, -torch.inf)
-        yield rows, slice(low, high), mask[:, None], empty[:, None, :, 0]
+        mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, -torch.inf)
+        yield rows, slice(low, high), mask[None, None], empty[:, 0]
         start = rows.stop
 
 
-def _of_heads(x: Tensor, heads: int) -> Tensor:
-    """[B, G, C, d] -> [B, H, C, d]."""
-    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)
+def _of_groups(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[H, T, d] and [G, T, d] twice as views [G, H/G, T, d] of one shape."""
+    qs = _by_group(q, len(k))
+    ks, vs = (x[:, None].expand(-1, qs.shape[1], -1, -1) for x in (k, v))
+    return qs, ks, vs
 
 
-def _of_groups(x: Tensor, groups: int) -> Tensor:
-    """[B, H, C, d] -> [B, G, C, d], summed over the heads of a group."""
-    return x if x.shape[1] == groups else x.view(x.shape[0], groups, -1, *x.shape[2:]).sum(2)
+def _by_group(x: Tensor, groups: int) -> Tensor:
+    """[H, ...] -> [G, H/G, ...], the same memory."""
+    return x.view(groups, -1, *x.shape[1:])

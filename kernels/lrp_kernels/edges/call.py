@@ -10,10 +10,7 @@ from torch import Tensor
 
 from lrp_kernels.attention.interval import Interval
 from lrp_kernels.gated.reference import tanh_slope
-
-BLOCK_BYTES, LARGEST_BYTES, FEW_ROWS = 1 << 21, 1 << 24, 32
-"""Size that one [heads, rows, columns] array of a row block aims at (a few of them fit a core's cache), and the size up
-to which it may grow so that products are not made of a few rows."""
+from lrp_kernels.rows import rows_at_once
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +64,8 @@ class AttentionCall:
 
 
 def row_blocks(rows: Tensor, heads: int, columns: int) -> Iterator[Tensor]:
-    """Split row indices so that one array of a block has about ``BLOCK_BYTES``, more when that is a few rows only."""
-    row = 4 * heads * columns
-    size = max(8, min(FEW_ROWS, LARGEST_BYTES // row), BLOCK_BYTES // row)
-    yield from torch.split(rows, size)
+    """Split row indices so that the arrays of a block, all heads in one, have the size that suits the cache."""
+    yield from torch.split(rows, rows_at_once(heads, columns))
 
 
 def grouped(x: Tensor, groups: int) -> Tensor:
