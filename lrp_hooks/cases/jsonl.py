@@ -6,11 +6,15 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from lrp_hooks.errors import CaseError
+
+MOST_PROBLEMS = 20
+"""How many problems of a file are listed."""
+Made = TypeVar("Made")
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -26,6 +30,45 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield number, parse_object(line, path, number)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise CaseError(f"cannot read {path}: {error}") from error
+
+
+def read_all(
+    path: Path, make: Callable[[dict[str, Any], str, int], Made | None], key: Callable[[Made], str]
+) -> list[Made]:
+    """What ``make`` makes of each object; what it makes None of is left out.
+
+    Args:
+        make: gets the object, where it stands (file and line), and the line.
+        key: must differ from line to line.
+
+    Raises:
+        CaseError: names every problem (the first 20) with its line; two lines with one key are a problem.
+    """
+    many: list[Made] = []
+    wrong: list[str] = []
+    lines: dict[str, int] = {}
+    for number, row in read_objects(path):
+        where = f"{path}, line {number}"
+        try:
+            made = make(row, where, number)
+        except CaseError as error:
+            wrong += str(error).splitlines()
+            continue
+        if made is None:
+            continue
+        if key(made) in lines:
+            wrong.append(f"{where}: id: {key(made)!r} is already that of line {lines[key(made)]}")
+        lines.setdefault(key(made), number)
+        many.append(made)
+    if wrong:
+        raise CaseError(listed(wrong))
+    return many
+
+
+def listed(wrong: Sequence[str]) -> str:
+    """The first problems of a file, one per line, and how many more there are."""
+    more = [f"and {len(wrong) - MOST_PROBLEMS} more"] if len(wrong) > MOST_PROBLEMS else []
+    return "\n".join([*wrong[:MOST_PROBLEMS], *more])
 
 
 def _opened(path: Path) -> IO[str]:

@@ -28,7 +28,8 @@ class Judge:
         instructions: the prompt's verifiers.
         before: which of them the failed answer follows.
         goal: the least grade that counts.
-        min_words: answers with fewer words are trivial: "A" follows seven kinds of instructions.
+        min_words: answers with fewer words are trivial: "A" follows seven kinds of instructions. One that states the
+            answer that was asked for never is.
         prompt: an answer that only repeats a part of the prompt is trivial, too.
     """
 
@@ -60,6 +61,8 @@ class Judge:
 
     def trivial(self, text: str) -> bool:
         """Too few words, hardly any different ones, or nothing but a part of the prompt."""
+        if any(each.states_answer and each.passes(text) for each in self.instructions):
+            return False
         words = re.findall(r"\w+", text.lower())
         few = len(words) < self.min_words or len(set(words)) < min(self.min_words, 3)
         return few or " ".join(words) in " ".join(re.findall(r"\w+", self.prompt.lower()))

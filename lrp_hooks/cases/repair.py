@@ -58,9 +58,12 @@ class Repair:
 
 
 def repair_of(loaded: LoadedModel, case: Case, prompts: Mapping[str, Problem]) -> Repair | None:
-    """The verifier of a case that comes from a benchmark, None where there is none or the whole answer is unknown."""
-    prompt = prompts.get(case.source)
-    if prompt is None or case.response is None or not prompt.comparable:
+    """The verifier that a case carries, or that of the benchmark it comes from.
+
+    None where there is none, where it would run programs, or where the whole answer is unknown.
+    """
+    prompt = Problem.of(case) or prompts.get(case.source)
+    if prompt is None or case.response is None or not prompt.comparable or prompt.executes:
         return None
     before = tuple(each.passes(case.response) for each in prompt.instructions)
     return Repair(loaded, Judge(prompt.instructions, before, prompt=prompt.prompt))

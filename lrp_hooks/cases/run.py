@@ -8,48 +8,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from lrp_hooks.cases.benchmarks.problem import Problem
 from lrp_hooks.cases.generate import Completion, check_length, encode_prompt, generate
 from lrp_hooks.cases.jsonl import Appender, read_objects
 from lrp_hooks.cases.sandbox import permission
-from lrp_hooks.cases.schema import Message, Strict, to_line, validated
-from lrp_hooks.cases.verify import Instruction, instruction, verify_loosely
+from lrp_hooks.cases.schema import Judged, to_line, validated
+from lrp_hooks.cases.verify import Instruction, verify, verify_loosely
 from lrp_hooks.errors import CaseError, LrpError, first_line
 from lrp_hooks.loading.loaded import LoadedModel
 
 
-class Answer(Strict):
-    """What a model answered to one prompt, and how it was judged.
+class Answer(Judged):
+    """What was answered to one prompt, and how it was judged.
 
     Attributes:
-        prompt_ids, ids: tokens of the prompt, markers included, and of the answer.
-        ended: whether the answer ended by itself, not at the limit.
+        prompt_ids, ids: tokens of the prompt, markers included, and of the answer; may be missing where it was written
+            elsewhere, until it is searched.
+        ended: whether the answer ended by itself, not at the limit; None where that is not known.
         max_new_tokens: the limit.
-        instruction_ids, parameters, followed: the instructions, and the strict verdict on each.
+        followed: the strict verdict on each instruction.
         loosely: whether it passes by the loose rules.
         error: why there is no verdict, or no answer.
+        model: the model that generated it.
+        written_by: who else wrote it, where no model generated it here; the model that is searched is made to say it
+            (teacher forcing).
     """
 
-    id: Annotated[str, Field(min_length=1)]
-    messages: tuple[Message, ...]
     prompt_ids: tuple[int, ...] = ()
     ids: tuple[int, ...] = ()
     response: str = ""
-    ended: bool = False
-    max_new_tokens: int
-    instruction_ids: tuple[str, ...] = ()
-    parameters: tuple[dict[str, JsonValue], ...] = ()
+    ended: bool | None = False
+    max_new_tokens: Annotated[int, Field(ge=1)]
     followed: tuple[bool, ...] = ()
     loosely: bool | None = None
     error: str | None = None
     model: str = ""
-
-    @property
-    def instructions(self) -> tuple[Instruction, ...]:
-        """The verifiers."""
-        return tuple(instruction(name, kw) for name, kw in zip(self.instruction_ids, self.parameters, strict=True))
+    written_by: str = ""
 
     @property
     def passed(self) -> bool:
@@ -58,6 +54,19 @@ class Answer(Strict):
     @property
     def failed(self) -> bool:
         return self.error is None and not all(self.followed)
+
+
+def judged(instructions: Sequence[Instruction], response: str) -> dict[str, Any]:
+    """The fields of an answer that hold the verdict, or say why there is none.
+
+    A verifier that raises is one bad case, not the end of a run.
+    """
+    try:
+        verdict = verify(instructions, response)
+        loosely = verdict.passed or verify_loosely(instructions, response).passed
+    except Exception as error:
+        return {"error": f"verifier: {first_line(error)}"}
+    return {"followed": verdict.followed, "loosely": loosely}
 
 
 @dataclass(frozen=True)
@@ -161,7 +170,7 @@ class _Maker:
         fitting: list[tuple[list[int], Problem]] = []
         for prompt in prompts:
             try:
-                ids = encode_prompt(self._loaded.tokenizer, [{"role": "user", "content": prompt.prompt}])
+                ids = encode_prompt(self._loaded.tokenizer, self._answer(prompt).given)
                 check_length(self._loaded.model, len(ids), self._limit)
                 fitting.append((ids, prompt))
             except LrpError as error:
@@ -181,17 +190,13 @@ class _Maker:
             "response": completion.text,
             "ended": completion.ended,
         }
-        try:
-            verdict = prompt.verify(completion.text)
-            loosely = verdict.passed or verify_loosely(prompt.instructions, completion.text).passed
-        except Exception as error:  # a verifier that raises is one bad case, not the end of the run
-            return self._answer(prompt, error=f"verifier: {first_line(error)}", **fields)
-        return self._answer(prompt, followed=verdict.followed, loosely=loosely, **fields)
+        return self._answer(prompt, **fields, **judged(prompt.instructions, completion.text))
 
     def _answer(self, prompt: Problem, **fields: Any) -> Answer:
         return Answer(
             id=prompt.id,
-            messages=(Message(role="user", content=prompt.prompt),),
+            prompt=prompt.prompt if prompt.plain else None,
+            messages=prompt.chat,
             instruction_ids=prompt.instruction_ids,
             parameters=tuple(dict(each) for each in prompt.parameters),
             max_new_tokens=self._limit,

@@ -7,18 +7,16 @@ without target and contrast is one whose error token is still to be found.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from lrp_hooks.cases.jsonl import read_objects
+from lrp_hooks.cases.jsonl import read_all
+from lrp_hooks.cases.verify import Instruction, instruction
 from lrp_hooks.errors import CaseError
 from lrp_hooks.files import write_atomically
-
-MOST_PROBLEMS = 20
-"""How many problems of a file are listed."""
 
 
 class Strict(BaseModel):
@@ -71,11 +69,81 @@ class Span(Strict):
         return self
 
 
-class Case(Strict):
+class Prompted(Strict):
+    """What a model was given.
+
+    Attributes:
+        id: unique in its file.
+        prompt, messages: a text as it stands, or a chat, which goes through the chat template; exactly one of the two.
+    """
+
+    id: Annotated[str, Field(min_length=1)]
+    prompt: str | None = None
+    messages: Annotated[tuple[Message, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Prompted:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("exactly one of prompt and messages is needed")
+        if self.prompt is not None and not self.prompt.strip():
+            raise ValueError("the prompt is empty")
+        return self
+
+    @property
+    def question(self) -> str:
+        """The prompt, or the last message."""
+        return (self.prompt or "") if self.messages is None else self.messages[-1].content
+
+    @property
+    def last(self) -> int | None:
+        """Index of the last message, None for a plain prompt."""
+        return None if self.messages is None else len(self.messages) - 1
+
+    @property
+    def given(self) -> str | list[dict[str, str]]:
+        """As `encode_prompt` takes it."""
+        return self.question if self.messages is None else [message.model_dump() for message in self.messages]
+
+
+class Judged(Prompted):
+    """A prompt with what an answer must do.
+
+    Attributes:
+        instruction_ids, parameters: the instructions by name, and the parameters of each.
+    """
+
+    instruction_ids: tuple[str, ...] = ()
+    parameters: tuple[dict[str, JsonValue], ...] = ()
+
+    @model_validator(mode="after")
+    def _can_be_judged(self) -> Judged:
+        if len(self.instruction_ids) != len(self.parameters):
+            raise ValueError("as many parameters as instruction_ids are needed")
+        try:
+            _ = self.instructions
+        except CaseError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def instructions(self) -> tuple[Instruction, ...]:
+        """The verifiers."""
+        return verifiers(self.instruction_ids, self.parameters)
+
+
+def verifiers(ids: Sequence[str], parameters: Sequence[Mapping[str, Any]]) -> tuple[Instruction, ...]:
+    """The verifiers of instructions by name.
+
+    Raises:
+        CaseError: an unknown name, parameters that do not fit.
+    """
+    return tuple(instruction(name, kw) for name, kw in zip(ids, parameters, strict=True))
+
+
+class Case(Judged):
     """One failure.
 
     Attributes:
-        prompt, messages: what the model was given; exactly one of the two.
         completion: what it had said before the error token.
         response: all that it said.
         ids: token ids of prompt and completion, where tokenizing the texts again might give others.
@@ -87,12 +155,11 @@ class Case(Strict):
         segments: named parts of the prompt.
         source: where the prompt comes from, such as "ifeval:1000".
         model, revision: who made the error.
+        written_by: who wrote the answer, where that was not ``model``: ranks and logits are then those of a model that
+            was made to say it (teacher forcing).
         proposed_by: the model that proposed the contrast, where it was not among the failing one's best choices.
     """
 
-    id: Annotated[str, Field(min_length=1)]
-    prompt: str | None = None
-    messages: Annotated[tuple[Message, ...], Field(min_length=1)] | None = None
     completion: str = ""
     response: str | None = None
     ids: tuple[Annotated[int, Field(ge=0)], ...] | None = None
@@ -106,15 +173,12 @@ class Case(Strict):
     model: str = ""
     revision: str | None = None
     proposed_by: str = ""
+    written_by: str = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Case:
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("exactly one of prompt and messages is needed")
         if self.target is not None and self.target == self.contrast:
             raise ValueError("target and contrast are the same token")
-        if (self.prompt or "x").strip() == "":
-            raise ValueError("the prompt is empty")
         for span in self.segments:
             self._check(span)
         return self
@@ -172,28 +236,7 @@ def read_cases(path: str | Path) -> list[Case]:
     Raises:
         CaseError: names every problem (the first 20) with line and field; two cases with one id are a problem.
     """
-    cases: list[Case] = []
-    wrong: list[str] = []
-    lines: dict[str, int] = {}
-    for number, row in read_objects(Path(path)):
-        try:
-            case = case_from(row, f"{path}, line {number}")
-        except CaseError as error:
-            wrong += str(error).splitlines()
-            continue
-        if case.id in lines:
-            wrong.append(f"{path}, line {number}: id: {case.id!r} is already that of line {lines[case.id]}")
-        lines.setdefault(case.id, number)
-        cases.append(case)
-    if wrong:
-        raise CaseError(listed(wrong))
-    return cases
-
-
-def listed(wrong: Sequence[str]) -> str:
-    """The first problems of a file, one per line, and how many more there are."""
-    more = [f"and {len(wrong) - MOST_PROBLEMS} more"] if len(wrong) > MOST_PROBLEMS else []
-    return "\n".join([*wrong[:MOST_PROBLEMS], *more])
+    return read_all(Path(path), lambda row, where, _: case_from(row, where), lambda case: case.id)
 
 
 def to_line(record: Strict) -> dict[str, Any]:
@@ -214,5 +257,10 @@ def write_cases(path: str | Path, cases: Iterable[Case]) -> None:
         if case.id in seen:
             raise CaseError(f"two cases have the id {case.id!r}")
         seen.add(case.id)
-    lines = (json.dumps(to_line(case), ensure_ascii=False) + "\n" for case in many)
-    write_atomically(Path(path), lambda file: file.writelines(line.encode() for line in lines))
+    write_records(path, many)
+
+
+def write_records(path: str | Path, records: Iterable[Strict]) -> None:
+    """Write a line of JSON for each; the file is complete or as it was before."""
+    lines = [json.dumps(to_line(record), ensure_ascii=False) + "\n" for record in records]
+    write_atomically(Path(path), lambda file: file.writelines(line.encode(errors="surrogatepass") for line in lines))

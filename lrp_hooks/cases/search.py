@@ -95,9 +95,9 @@ class Search:
         self._reference = reference
         self._ends = end_ids(loaded.model, loaded.tokenizer)
         self._verifiers = answer.instructions
-        prompt = answer.messages[-1].content
-        self._judge = Judge(self._verifiers, answer.followed, settings.goal, settings.min_words, prompt)
+        self._judge = Judge(self._verifiers, answer.followed, settings.goal, settings.min_words, answer.question)
         self.tree = forest.plant([*answer.prompt_ids, *answer.ids])
+        self._ended = self._ends_here() if answer.ended is None else answer.ended
         self.tried: list[int] = []
         self.reason = ""
         self._shares: dict[int, float] = {}
@@ -187,6 +187,10 @@ class Search:
         logit = float(logits[target])
         return Pair(position, kind, target, int((logits > logit).sum()) + 1, logit, best)
 
+    def _ends_here(self) -> bool:
+        """Whether the model would end where the answer does: what counts where nobody knows whether it was cut off."""
+        return int(self.tree.logits[-1].argmax()) in self._ends
+
     def _token(self, position: int) -> int:
         """What was said there; after the last token, the end."""
         ids = self._answer.ids
@@ -205,7 +209,7 @@ class Search:
             for position in sorted(p for p in breaks if p is not None)[:BREAKS]
         ]
         end = len(self._answer.ids)
-        if self._answer.ended and self._end() > end:
+        if self._ended and self._end() > end:
             places.append([(end, "end"), (end - 1, "before-end")])
         return _once(places)
 
@@ -215,7 +219,7 @@ class Search:
         The token that ended the answer counts: what is missing may be missing because the answer ended too soon.
         """
         found = self._first_token(self._judge.hopeless)
-        return len(self._answer.ids) + self._answer.ended if found is None else found
+        return len(self._answer.ids) + self._ended if found is None else found
 
     def _first_token(self, hopeless: Callable[[str], bool]) -> int | None:
         """The first token after which the answer is hopeless."""

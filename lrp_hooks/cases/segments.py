@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lrp_hooks.cases.schema import Case, Span
+from lrp_hooks.cases.verify import OWN
 from lrp_hooks.errors import InputError
 from lrp_hooks.segments import Segment, check_partition
 from lrp_hooks.tokens import TokenText, token_texts
@@ -50,8 +51,11 @@ _SENTENCE = re.compile(r"[^\n.!?]+(?:[.!?]+(?!\s|$)[^\n.!?]*)*[.!?]*|[.!?]+")
 
 
 def instruction_spans(prompt: str, instruction_ids: Sequence[str], message: int | None = None) -> tuple[Span, ...]:
-    """Characters of the sentences that state the instructions, named "instruction"; neighbours are joined."""
-    patterns = [re.compile(_PHRASES[name], re.IGNORECASE) for name in instruction_ids]
+    """Characters of the sentences that state the instructions, named "instruction"; neighbours are joined.
+
+    How own prompts put what they ask for is not known: their instructions have no sentences.
+    """
+    patterns = [re.compile(_PHRASES[name], re.IGNORECASE) for name in instruction_ids if name not in OWN]
     found: list[tuple[int, int]] = []
     for sentence in _SENTENCE.finditer(prompt):
         if not any(pattern.search(sentence.group()) for pattern in patterns):

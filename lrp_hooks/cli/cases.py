@@ -34,10 +34,8 @@ AllowNetwork = Annotated[
 def run(
     model: ModelName,
     out: Annotated[Path, typer.Option("--out", "-o", help="File of answers, .jsonl; a run that was cut off goes on.")],
-    benchmark: Annotated[str, typer.Option(help="ifeval, gsm8k, math, humaneval or evalplus.")] = "ifeval",
-    data: Annotated[
-        Path | None, typer.Option(help="Its problems as JSONL, as published. Default: from a package.")
-    ] = None,
+    benchmark: Annotated[str, typer.Option(help="ifeval, gsm8k, math, humaneval, evalplus or own.")] = "ifeval",
+    data: Annotated[Path | None, typer.Option(help="Its problems as JSONL. Default: from a package.")] = None,
     instruction: Annotated[str | None, typer.Option(help="Only prompts with it, such as punctuation:no_comma.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many prompts.", min=1)] = None,
     max_new_tokens: Annotated[int, typer.Option(help="The longest answer.", min=1)] = 160,
@@ -66,7 +64,7 @@ def run(
 @app.command()
 def find(
     model: ModelName,
-    answers: Annotated[Path, typer.Argument(help="File of answers that 'cases run' has written.")],
+    answers: Annotated[Path, typer.Argument(help="File of answers, by 'cases run' or 'cases convert --to answers'.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File of outcomes, .jsonl; a cut-off search goes on.")],
     cases: Annotated[Path | None, typer.Option(help="Also write the cases that were found, .jsonl.")] = None,
     goal: Annotated[str, typer.Option(help="repair: an instruction more is followed; pass: all are.")] = "repair",
@@ -172,7 +170,7 @@ def show_answers(answers: list[Answer], console: Console) -> None:
         "pass (strict)": sum(each.passed for each in answers),
         "pass (loose)": sum(bool(each.loosely) for each in answers),
         "fail": sum(each.failed for each in answers),
-        "ended by themselves": sum(each.ended for each in answers),
+        "ended by themselves": sum(bool(each.ended) for each in answers),
         "errors": sum(each.error is not None for each in answers),
     }
     for name, count in rows.items():
@@ -189,6 +187,8 @@ def show_summary(summary: Summary, console: Console) -> None:
         "  repaired answer passes all": summary.passing,
         "  at position 0": summary.first,
         "  contrast proposed by the reference model": summary.proposed,
+        **({"  of answers written elsewhere (teacher-forced)": summary.forced} if summary.forced else {}),
+        **({"    whose target is the model's choice, too": summary.own_choice} if summary.forced else {}),
         **{f"  found by {kind}": count for kind, count in summary.kinds.items()},
         "dropped": summary.searched - summary.kept,
         **{f"  {reason}": count for reason, count in summary.reasons.items()},

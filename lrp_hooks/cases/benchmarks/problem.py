@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from lrp_hooks.cases.verify import Instruction, Verdict, instruction, verify
-from lrp_hooks.errors import CaseError
+from lrp_hooks.cases.schema import Case, Message, verifiers
+from lrp_hooks.cases.verify import Instruction, Verdict, verify
 
 
 @dataclass(frozen=True)
@@ -19,8 +18,11 @@ class Problem:
     Attributes:
         benchmark: its name, as the command line has it.
         key: the benchmark's own number or name.
-        instruction_ids: such as "punctuation:no_comma"; what is not IFEval has one.
+        prompt: what is asked.
+        instruction_ids: such as "punctuation:no_comma"; of other benchmarks than IFEval and own prompts there is one.
         parameters: per instruction, names and values.
+        messages: the chat, where it is more than the prompt as a user's message.
+        plain: the prompt is given as it stands, without chat template.
     """
 
     benchmark: str
@@ -28,16 +30,39 @@ class Problem:
     prompt: str
     instruction_ids: tuple[str, ...]
     parameters: tuple[Mapping[str, Any], ...]
+    messages: tuple[Message, ...] = ()
+    plain: bool = False
+
+    @classmethod
+    def of(cls, case: Case) -> Problem | None:
+        """The problem that a case carries with it, None where it has no verifiers."""
+        if not case.instruction_ids:
+            return None
+        benchmark, _, key = case.source.partition(":")
+        return cls(
+            benchmark,
+            key,
+            case.question,
+            case.instruction_ids,
+            case.parameters,
+            messages=case.messages or (),
+            plain=case.messages is None,
+        )
 
     @property
     def id(self) -> str:
         """Unique over all benchmarks, such as "ifeval:1000"."""
         return f"{self.benchmark}:{self.key}"
 
+    @property
+    def chat(self) -> tuple[Message, ...] | None:
+        """What the model is given as a chat, None for a plain prompt."""
+        return None if self.plain else self.messages or (Message(role="user", content=self.prompt),)
+
     @cached_property
     def instructions(self) -> tuple[Instruction, ...]:
         """The verifiers."""
-        return tuple(instruction(name, kw) for name, kw in zip(self.instruction_ids, self.parameters, strict=True))
+        return verifiers(self.instruction_ids, self.parameters)
 
     @property
     def comparable(self) -> bool:
@@ -52,29 +77,3 @@ class Problem:
     def verify(self, response: str) -> Verdict:
         """The strict verdict."""
         return verify(self.instructions, response)
-
-
-def text_field(row: Mapping[str, Any], name: str, path: Path, line: int) -> str:
-    """A text that must be there.
-
-    Raises:
-        CaseError: names line and field.
-    """
-    value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
-        state = "is empty or no text" if name in row else "is missing"
-        raise CaseError(f"{path}, line {line}: the field {name!r} {state}")
-    return value
-
-
-def checked(problem: Problem, path: Path, line: int) -> Problem:
-    """The problem, its verifiers made.
-
-    Raises:
-        CaseError: parameters that they cannot be made from; names the line.
-    """
-    try:
-        _ = problem.instructions
-    except CaseError as error:
-        raise CaseError(f"{path}, line {line}: {error}") from error
-    return problem

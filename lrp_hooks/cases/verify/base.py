@@ -49,6 +49,11 @@ class Instruction(ABC):
         return bisect_left(range(len(text)), True, key=lambda i: self.hopeless(text[: i + 1]))
 
     @property
+    def states_answer(self) -> bool:
+        """Whether what passes is the answer that was asked for, however short it is."""
+        return False
+
+    @property
     def executes(self) -> bool:
         """Whether a verdict takes running a program that the response holds."""
         return False

@@ -1,4 +1,4 @@
-"""Names of instructions, IFEval's own and those of other benchmarks, and the verifiers that they stand for."""
+"""Names of instructions, IFEval's, other benchmarks' and own prompts', and the verifiers that they stand for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from lrp_hooks.cases.verify import answers, code, formats, language, lengths, words
+from lrp_hooks.cases.verify import answers, code, formats, language, lengths, own, words
 from lrp_hooks.cases.verify.base import Instruction
 from lrp_hooks.errors import CaseError
 
@@ -45,6 +45,15 @@ ANSWERS: Mapping[str, type[Instruction]] = {
 }
 """What other benchmarks ask for; each has one."""
 
+OWN: Mapping[str, type[Instruction]] = {
+    "own:equals": own.Equals,
+    "own:contains": own.Contains,
+    "own:excludes": own.Excludes,
+    "own:matches": own.Matches,
+    "own:number": own.LastNumber,
+}
+"""What a person's own prompts ask for."""
+
 _KINDS: dict[str, type] = {"int": int, "str": str, "tuple[str, ...]": list}
 
 
@@ -56,7 +65,7 @@ def instruction(name: str, parameters: Mapping[str, Any] | None = None) -> Instr
     Raises:
         CaseError: an unknown id; a parameter that is missing, unknown or of another type.
     """
-    known = INSTRUCTIONS.get(name) or ANSWERS.get(name)
+    known = INSTRUCTIONS.get(name) or ANSWERS.get(name) or OWN.get(name)
     if known is None:
         raise CaseError(f"unknown instruction {name!r}. choices: {', '.join(INSTRUCTIONS)}")
     given = {key: value for key, value in (parameters or {}).items() if value is not None}

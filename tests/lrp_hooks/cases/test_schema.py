@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrp_hooks.cases.convert import from_lm_eval, from_pairs
 from lrp_hooks.cases.jsonl import Appender, read_objects
+from lrp_hooks.cases.lm_eval import Log, from_lm_eval
+from lrp_hooks.cases.pairs import from_pairs
 from lrp_hooks.cases.schema import Case, CaseToken, Message, Span, case_from, read_cases, to_line, write_cases
 from lrp_hooks.errors import CaseError, LrpError
 
@@ -63,6 +64,7 @@ MESSAGES = [{"role": "user", "content": "hello"}]
         ({"id": "a"}, "line 1: exactly one of prompt and messages is needed"),
         ({"id": "a", "prompt": "p", "messages": MESSAGES}, "exactly one of prompt and messages"),
         ({"id": "a", "prompt": " "}, "the prompt is empty"),
+        ({"id": "a", "prompt": ""}, "the prompt is empty"),
         ({"id": "a", "messages": []}, "messages: Tuple should have at least 1 item"),
         ({"id": "a", "messages": [{"role": "user"}]}, "messages.0.content: Field required"),
         ({"id": "a", "prompt": "p", "target": {}}, "target: a token needs an id or a text"),
@@ -181,8 +183,11 @@ def test_pairs(tmp_path: Path) -> None:
     [
         ('{"prompt": "p", "completion": " "}', "line 1: completion: a text that is not empty"),
         ('{"completion": "c"}', "line 1: exactly one of prompt and messages"),
-        ('{"prompt": "p", "completion": "c", "x": 1}', "line 1: x: unknown field"),
-        ('{"id": "a", "prompt": "p", "completion": "c"}\n{"id": "a", "prompt": "p", "completion": "c"}', "the id 'a'"),
+        ('{"prompt": "p", "completion": "c", "x": 1}', "line 1: x: Extra inputs are not permitted"),
+        (
+            '{"id": "a", "prompt": "p", "completion": "c"}\n{"id": "a", "prompt": "p", "completion": "c"}',
+            "line 2: id: .a. is already that of line 1",
+        ),
     ],
 )
 def test_bad_pairs(tmp_path: Path, line: str, words: str) -> None:
@@ -215,7 +220,7 @@ def test_lm_eval_sample_logs(tmp_path: Path) -> None:
         sample(doc_id=6, arguments={"gen_args_0": {"arg_0": chat}}),
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    plain, old, messages = from_lm_eval(path)
+    plain, old, messages = from_lm_eval(Log(path))
     assert to_line(plain) == {
         "id": "doc-3",
         "prompt": "Say it.",
@@ -239,17 +244,17 @@ def test_bad_lm_eval_samples(tmp_path: Path, changes: dict[str, Any], words: str
     path = tmp_path / "samples.jsonl"
     path.write_text(json.dumps(sample(**changes)))
     if words is None:
-        assert from_lm_eval(path)[0].response == "-1.5"
+        assert from_lm_eval(Log(path))[0].response == "-1.5"
         return
     with pytest.raises(CaseError, match=f"line 1: {words}"):
-        from_lm_eval(path)
+        from_lm_eval(Log(path))
 
 
 def test_a_metric_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     path.write_text(json.dumps(sample()))
     with pytest.raises(CaseError, match=r"line 1: accuracy: missing. there are: doc_id"):
-        from_lm_eval(path, metric="accuracy")
+        from_lm_eval(Log(path, metric="accuracy"))
 
 
 def test_case_from_names_where() -> None:

@@ -203,7 +203,7 @@ def test_options_that_a_format_has_no_use_for_are_refused(tmp_path: Path) -> Non
     for form, options, words in (
         ("csv", {}, "unknown format 'csv'. choices: lm-eval, pairs, trace"),
         ("trace", {"metric": "acc"}, "a metric belongs to"),
-        ("pairs", {"tokenizer": object()}, "a tokenizer is of use for traces alone"),
+        ("pairs", {"tokenizer": object()}, "only cases from traces have a use for a tokenizer"),
     ):
         with pytest.raises(InputError) as caught:
             convert(path, form, **options)  # type: ignore[arg-type]
