@@ -12,22 +12,25 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.graph import packed_samples
-from benchmarks.measure import alternating, circumstances, compared, smoke_metrics, write_result
+from benchmarks.measure import alternating, circumstances, compared, environment, smoke_metrics, write_result
 from benchmarks.overhead import plain_step
 from benchmarks.predicted import predicted_graph, predicted_packed, predicted_targets
+from benchmarks.resume import Records
 from benchmarks.shapes import SHAPES, VALUE_BYTES, Budget, Shape, first_layers, fitted, random_model, whole
 
-PACKED_COPIES, PACKED_TOKENS = 32, 8192
+PACKED_COPIES, PACKED_TOKENS = 32, 4096
 """Copies per chunk as in arXiv 2604.17761, fewer where they would be more than so many tokens together."""
 SAMPLED = 4
 SMOKE_LIMIT = 0.85
@@ -174,7 +177,8 @@ def handling(shape: Shape, folder: Path, rounds: int) -> tuple[HandlingRow, Any]
     times: list[tuple[float, float, float]] = []
     model = lrp = None
     for _ in range(rounds + 1):
-        del model, lrp  # one at a time in memory
+        del model, lrp
+        gc.collect()  # an instrumentation and its hooks know each other: one model at a time in memory
         start = time.perf_counter()
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").requires_grad_(False)
         for parameter in model.parameters():
@@ -200,18 +204,17 @@ def handling(shape: Shape, folder: Path, rounds: int) -> tuple[HandlingRow, Any]
     return row, model
 
 
-def sizes(profile: Profile) -> Iterator[tuple[SizeRow, HandlingRow]]:
-    """Both rows of every shape, from a model that went through a folder."""
-    for published in profile.shapes:
-        shape = fitted(published, profile.budget)
-        with tempfile.TemporaryDirectory() as name:
-            random_model(shape).save_pretrained(name)
-            row, model = handling(shape, Path(name), profile.rounds)
-        yield size(shape, model, profile.budget.tokens, profile.rounds), row
+def both(published: Shape, profile: Profile) -> tuple[SizeRow, HandlingRow]:
+    """Both rows of a shape, from a model that went through a folder."""
+    shape = fitted(published, profile.budget)
+    with tempfile.TemporaryDirectory() as name:
+        random_model(shape).save_pretrained(name)
+        row, model = handling(shape, Path(name), profile.rounds)
+    return size(shape, model, profile.budget.tokens, profile.rounds), row
 
 
-def targets(profile: Profile) -> Iterator[TargetsRow]:
-    """A row per number of targets."""
+def targets(count: int, profile: Profile) -> TargetsRow:
+    """The row of a number of targets."""
     from lrp_hooks import Logit, instrument
 
     shape, tokens = profile.narrow, profile.budget.tokens
@@ -221,65 +224,85 @@ def targets(profile: Profile) -> Iterator[TargetsRow]:
         def asked(count: int) -> Callable[[], object]:
             return lambda: lrp.trace(input_ids=ids).attribute([Logit(i) for i in range(count)])
 
-        def separately(count: int) -> Callable[[], object]:
-            return lambda: [asked(1)() for _ in range(count)]
+        def separately() -> None:
+            for _ in range(count):
+                asked(1)()
 
-        for count in profile.targets:
-            one, together, apart = alternating((asked(1), asked(count), separately(count)), profile.rounds)
-            to_one, to_separate = compared(together, one), compared(together, apart)
-            to_one_predicted, to_separate_predicted = predicted_targets(shape, tokens, count)
-            yield TargetsRow(
-                count,
-                shape.said,
-                tokens,
-                statistics.median(together),
-                to_one.ratio,
-                to_one.spread,
-                to_one_predicted,
-                to_separate.ratio,
-                to_separate.fastest,
-                to_separate.spread,
-                to_separate_predicted,
-            )
+        one, together, apart = alternating((asked(1), asked(count), separately), profile.rounds)
+    to_one, to_separate = compared(together, one), compared(together, apart)
+    to_one_predicted, to_separate_predicted = predicted_targets(shape, tokens, count)
+    return TargetsRow(
+        count,
+        shape.said,
+        tokens,
+        statistics.median(together),
+        to_one.ratio,
+        to_one.spread,
+        to_one_predicted,
+        to_separate.ratio,
+        to_separate.fastest,
+        to_separate.spread,
+        to_separate_predicted,
+    )
 
 
-def packed(profile: Profile) -> Iterator[PackedRow]:
-    """A row per prompt length. All target rows; packed ones are extrapolated from ``SAMPLED`` chunks."""
+def packed(tokens: int, profile: Profile) -> PackedRow:
+    """The row of a prompt length. All target rows; packed ones are extrapolated from ``SAMPLED`` chunks."""
     from lrp_hooks import LogitDiff, instrument
 
     shape, target = profile.narrow, LogitDiff()
+    ids = ids_of(shape, tokens)
     with instrument(random_model(shape), checkpoint=False) as lrp:
-        for tokens in profile.lengths:
-            ids = ids_of(shape, tokens)
-
-            def graph(ids: Any = ids) -> None:
-                lrp.trace(input_ids=ids).graph(target, node_threshold=0.0, connected=False)
-
-            def attribution(ids: Any = ids) -> None:
-                lrp.trace(input_ids=ids).attribute(target)
-
-            alone, exact = alternating((attribution, graph), profile.rounds)
-            trace = lrp.trace(input_ids=ids)
-            rows = float((trace.attribute(target).layers[0, 1:] != 0).sum(1).float().mean())
-            chunks = packed_samples(trace, target, min(PACKED_COPIES, PACKED_TOKENS // tokens), SAMPLED)
-            slow = [seconds_per_row * shape.layers * rows for seconds_per_row in chunks]
-            middle = statistics.mean(slow)
-            yield PackedRow(
-                tokens,
-                shape.said,
-                statistics.median(exact),
-                statistics.median(alone) + middle,
-                rows,
-                statistics.median((a + middle) / b for a, b in zip(alone, exact, strict=True)),
-                ((min(alone) + min(slow)) / max(exact), (max(alone) + max(slow)) / min(exact)),
-                predicted_packed(shape, tokens, rows),
-            )
+        steps = (
+            lambda: lrp.trace(input_ids=ids).attribute(target),
+            lambda: lrp.trace(input_ids=ids).graph(target, node_threshold=0.0, connected=False),
+        )
+        alone, exact = alternating(steps, profile.rounds)
+        trace = lrp.trace(input_ids=ids)
+        rows = float((trace.attribute(target).layers[0, 1:] != 0).sum(1).float().mean())
+        chunks = packed_samples(trace, target, min(PACKED_COPIES, PACKED_TOKENS // tokens), SAMPLED)
+    slow = [seconds_per_row * shape.layers * rows for seconds_per_row in chunks]
+    middle = statistics.mean(slow)
+    return PackedRow(
+        tokens,
+        shape.said,
+        statistics.median(exact),
+        statistics.median(alone) + middle,
+        rows,
+        statistics.median((a + middle) / b for a, b in zip(alone, exact, strict=True)),
+        ((min(alone) + min(slow)) / max(exact), (max(alone) + max(slow)) / min(exact)),
+        predicted_packed(shape, tokens, rows),
+    )
 
 
-def show(row: Any) -> Any:
-    """Print a row as it comes."""
-    print(row, flush=True)
-    return row
+def measure(profile: Profile, keep: Callable[[str, Callable[[], Any]], Any]) -> dict[str, list[Any]]:
+    """All tables of a profile, row by row; ``keep(key, make)`` may know a row from an interrupted run."""
+    pairs = [keep(shape.name, partial(both, shape, profile)) for shape in profile.shapes]
+    return {
+        "rows": [own for own, _ in pairs],
+        "handling": [handled for _, handled in pairs],
+        "targets": [keep(f"{count} targets", partial(targets, count, profile)) for count in profile.targets],
+        "packed": [keep(f"{tokens} tokens", partial(packed, tokens, profile)) for tokens in profile.lengths],
+    }
+
+
+def smoke_status(tables: dict[str, list[Any]]) -> int:
+    """1 when targets of one trace cost too much of as many traces."""
+    row = tables["targets"][-1]
+    share = min(row["to_separate"], row["to_separate_fastest"])
+    smoke_metrics("scaling", {"targets": share})
+    if share <= SMOKE_LIMIT:
+        return 0
+    words = f"{row['targets']} targets of one trace cost {share:.2f} of as many traces, at most {SMOKE_LIMIT}"
+    print(words, file=sys.stderr)
+    return 1
+
+
+def show(key: str, make: Callable[[], Any]) -> Any:
+    """Make a row, or two, and print them; as dictionaries."""
+    made = make()
+    print(key, made, flush=True)
+    return [asdict(row) for row in made] if isinstance(made, tuple) else asdict(made)
 
 
 def main() -> int:
@@ -287,23 +310,18 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--smoke", action="store_true", help="one small shape, nothing written")
+    parser.add_argument("--tokens", type=int, default=FULL.budget.tokens, help="prompt of the shapes and targets")
     options = parser.parse_args()
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
-    profile, before = SMOKE if options.smoke else FULL, circumstances()
-    pairs = [(show(a), show(b)) for a, b in sizes(profile)]
-    several = [show(row) for row in targets(profile)]
-    lengths = [show(row) for row in packed(profile)]
-    if not options.smoke:
-        tables = {"handling": [b for _, b in pairs], "targets": several, "packed": lengths}
-        more = {name: [asdict(row) for row in rows] for name, rows in tables.items()}
-        write_result("scaling", [asdict(a) for a, _ in pairs], load_before=before["load"], **more)
-        return 0
-    share = min(several[-1].to_separate, several[-1].to_separate_fastest)
-    smoke_metrics("scaling", {"targets": share})
-    if share > SMOKE_LIMIT:
-        print(f"4 targets of one trace cost {share:.2f} of 4 traces, at most {SMOKE_LIMIT}", file=sys.stderr)
-        return 1
+    if options.smoke:
+        return smoke_status(measure(SMOKE, show))
+    profile, before = replace(FULL, budget=replace(FULL.budget, tokens=options.tokens)), circumstances()["load"]
+    records = Records("scaling", {"commit": environment()["commit"], "tokens": options.tokens})
+    tables = measure(profile, lambda key, make: records.get(key, lambda: show(key, make)))
+    command = "python -m benchmarks.scaling" + (f" --tokens {options.tokens}" if profile != FULL else "")
+    write_result("scaling", tables.pop("rows"), **tables, load_before=before, command=command)
+    records.done()
     return 0
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks import measure, predicted, scaling
+from benchmarks.resume import Records
 from benchmarks.shapes import Budget, Shape, random_model
 from lrp_hooks import Logit, LogitDiff, instrument
 
@@ -100,7 +102,7 @@ def test_packed_times_are_extrapolated_to_all_rows(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(scaling, "packed_samples", samples)
     monkeypatch.setattr(scaling, "PACKED_TOKENS", 50)
-    first, second = scaling.packed(replace(PROFILE, rounds=1))
+    first, second = (scaling.packed(tokens, replace(PROFILE, rounds=1)) for tokens in (TOKENS, 9))
     assert chunks == [50 // TOKENS, 50 // 9]
     assert first.rows == pytest.approx((2 * TOKENS + 1) / 3)  # every row, but one in the last of three blocks
     assert first.packed_seconds == pytest.approx(2.0 * 3 * first.rows, rel=0.05)
@@ -110,7 +112,7 @@ def test_packed_times_are_extrapolated_to_all_rows(monkeypatch: pytest.MonkeyPat
 
 
 def test_every_shape_gives_rows_that_say_what_part_it_is() -> None:
-    ((own, handled),) = scaling.sizes(PROFILE)
+    own, handled = scaling.both(TINY, PROFILE)
     for row in (own, handled):
         assert (row.model, row.layers) == ("SmolLM2-135M", "3 of 30")
         assert row.megabytes == pytest.approx(TINY.parameters * 4 / 2**20)
@@ -127,7 +129,7 @@ def test_what_was_loaded_is_instrumented_and_undone(tmp_path: Path, model: Any) 
 
 
 def test_rows_of_targets_count_them() -> None:
-    rows = list(scaling.targets(PROFILE))
+    rows = [scaling.targets(count, PROFILE) for count in (1, 3)]
     assert [row.targets for row in rows] == [1, 3]
     for row in rows:
         expected = predicted.predicted_targets(TINY, TOKENS, row.targets)
@@ -136,15 +138,40 @@ def test_rows_of_targets_count_them() -> None:
     assert rows[1].to_one > rows[1].to_separate
 
 
-def test_targets_that_cost_as_much_as_traces_fail(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    row = scaling.TargetsRow(4, "4 of 30", 32, 1.0, 4.0, (4.0, 4.0), 2.5, 0.9, 0.95, (0.9, 0.9), 0.63)
-    monkeypatch.setattr(scaling, "sizes", lambda profile: iter(()))
-    monkeypatch.setattr(scaling, "packed", lambda profile: iter(()))
-    monkeypatch.setattr("sys.argv", ["scaling", "--smoke"])
-    monkeypatch.setattr(scaling, "targets", lambda profile: iter((row,)))
-    assert scaling.main() == 1
-    assert "cost 0.90 of 4 traces, at most 0.85" in capsys.readouterr().err
-    monkeypatch.setattr(scaling, "targets", lambda profile: iter((replace(row, to_separate_fastest=0.7),)))
+ROW = scaling.TargetsRow(4, "4 of 30", 32, 1.0, 4.0, (4.0, 4.0), 2.5, 0.9, 0.95, (0.9, 0.9), 0.63)
+
+
+def test_targets_that_cost_as_much_as_traces_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    assert scaling.smoke_status({"targets": [asdict(ROW)]}) == 1
+    assert "4 targets of one trace cost 0.90 of as many traces, at most 0.85" in capsys.readouterr().err
+    assert scaling.smoke_status({"targets": [asdict(replace(ROW, to_separate_fastest=0.7))]}) == 0
+
+
+def test_a_run_keeps_what_was_measured_and_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def packed(tokens: int, profile: scaling.Profile) -> scaling.PackedRow:
+        made.append(tokens)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return scaling.PackedRow(tokens, "3 of 30", 1.0, 2.0, 3.0, 4.0, (5.0, 6.0), 7.0)
+
+    monkeypatch.setattr(scaling, "both", lambda shape, profile: (ROW, ROW))
+    monkeypatch.setattr(scaling, "targets", lambda count, profile: replace(ROW, targets=count))
+    monkeypatch.setattr(scaling, "packed", packed)
+    monkeypatch.setattr(scaling, "FULL", PROFILE)
+    monkeypatch.setattr(scaling, "Records", lambda name, settings: Records(name, settings, tmp_path))
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["scaling"])
+    with pytest.raises(KeyboardInterrupt):
+        scaling.main()
+    assert not (tmp_path / "scaling.json").exists()
     assert scaling.main() == 0
+    assert made == [TOKENS, 9, 9]
+    result = json.loads((tmp_path / "scaling.json").read_text())
+    assert [row["tokens"] for row in result["packed"]] == [TOKENS, 9]
+    assert [row["targets"] for row in result["targets"]] == [1, 3]
+    assert (len(result["rows"]), len(result["handling"])) == (1, 1)
+    assert result["command"] == "python -m benchmarks.scaling"
+    assert {"threads", "load", "load_before", "commit"} <= result.keys()
+    assert not (tmp_path / "scaling.jsonl").exists()
