@@ -29,7 +29,7 @@ streams and of what is handed from one to the other, and edges are refused. Rule
 masked language models, encoder-decoders and images; the other heads sit on bodies that those tables have.
 
 - **Classifiers** have one set of logits per input and no position: `LogitDiff("POSITIVE", "NEGATIVE")` names the
-  classes of the config, `rel.layers[:, -1]` shows which tokens the head reads.
+  classes of the config, `rel.layers[:, -1]` shows which tokens the head reads; a graph ends at all of these.
 - **Token classifiers and masked language models**: `position` is the token whose logits are explained. Attention looks
   both ways; the graph's closed form holds there too.
 - **Question answering**: `AnswerSpan(start, end, contrast=AnswerSpan(2, 3))`, columns of the input; a function of the

@@ -57,7 +57,8 @@ class Relevance:
         target_value: [B] the target f itself as the model reports it (after a softcap); None for a bare ``backward()``.
         input_ids: [B, T] token ids, None when the model ran on ``inputs_embeds``.
         attention_mask: [B, T] bool, False at padding.
-        position: [B] position whose logits are explained; None for a bare ``backward()`` and where logits have none.
+        position: [B] position whose logits are explained; None for a bare ``backward()``, a target that reads several
+            (`SequenceLogProb`), and where logits have none.
         target: what was explained, in words, e.g. ``l(' Mary') - l(' John')``.
         composite: name of the rule table.
         mid: [B, L, T] points between attention and MLP, or None where the blocks have none.

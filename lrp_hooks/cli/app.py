@@ -36,6 +36,9 @@ Contrasts = Annotated[
     list[str] | None,
     typer.Option("--contrast", "-c", help="Token preferred against; repeat for several. Default: rank:2."),
 ]
+Kind = Annotated[
+    str, typer.Option("--of", help="logit-diff, logit, max-logit, demeaned-logit, topk-mean-logit or log-prob.")
+]
 Position = Annotated[int, typer.Option(help="Whose next token is explained; negative from the end.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, or auto to spread with accelerate.")]
@@ -68,9 +71,7 @@ def attribute(
     ids: Ids = None,
     target: TargetToken = None,
     contrast: Contrasts = None,
-    kind: Annotated[
-        str, typer.Option("--of", help="logit-diff, logit, max-logit, demeaned-logit, topk-mean-logit or log-prob.")
-    ] = "logit-diff",
+    kind: Kind = "logit-diff",
     position: Position = -1,
     composite: CompositeName = "attnlrp",
     compare: Annotated[
@@ -130,6 +131,7 @@ def graph(
     ids: Ids = None,
     target: TargetToken = None,
     contrast: Contrasts = None,
+    kind: Kind = "logit-diff",
     position: Position = -1,
     composite: CompositeName = "attnlrp",
     node_threshold: Annotated[float, typer.Option(help="Drop the rows of nodes with |R| not above it.")] = 0.01,
@@ -178,6 +180,7 @@ def graph(
             source=PromptSource(prompt, prompt_file, messages, completion, ids),
             target=target,
             contrasts=tuple(contrast or ()),
+            kind=kind,
             position=position,
             composite=composite,
             node_threshold=node_threshold,

@@ -23,7 +23,7 @@ from lrp_hooks.render.colours import palette_by_name
 from lrp_hooks.render.heatmap import NORMALIZATIONS, Heatmap
 from lrp_hooks.render.output import SUFFIXES, save
 from lrp_hooks.render.text import print_heatmap
-from lrp_hooks.targets import TopToken
+from lrp_hooks.targets import TopToken, target_by_name
 from lrp_hooks.tokens import visible
 
 CHECKPOINT: dict[str, Mode] = {"auto": "auto", "on": True, "off": False}
@@ -54,6 +54,7 @@ class Request:
         from lrp_hooks.composites import resolve
 
         palette_by_name(self.palette)
+        target_by_name(self.kind)
         for composite in self.composites:
             resolve(composite)
         for path in self.outputs:

@@ -28,6 +28,7 @@ from lrp_hooks.render.graph_files import check_suffix, write_graph
 from lrp_hooks.render.graph_words import stays
 from lrp_hooks.render.words import statement
 from lrp_hooks.segments import Segment, chunks, sentences
+from lrp_hooks.targets import target_by_name
 from lrp_hooks.tokens import token_texts
 
 PAGE = ".html"
@@ -66,6 +67,7 @@ class GraphRequest:
     source: PromptSource
     target: str | None = None
     contrasts: tuple[str, ...] = ()
+    kind: str = "logit-diff"
     position: int = -1
     composite: str = "attnlrp"
     node_threshold: float = 0.01
@@ -84,6 +86,7 @@ class GraphRequest:
     def check(self) -> None:
         """Raise for what can be known to be wrong without the model."""
         resolve(self.composite)
+        target_by_name(self.kind)
         unit: Any = self.node_unit
         Pruning(self.node_threshold, unit, self.top_p, self.edge_threshold)
         self.shown.check()
@@ -116,7 +119,7 @@ def make(
     """Trace and build, with a bar per transition; and for a page of more than it draws smoothly, a coarse graph."""
     tokenizer = loaded.tokenizer
     batch: dict[str, Any] = request.source.encode(tokenizer)
-    target = make_target("logit-diff", request.target, request.contrasts, request.position, tokenizer)
+    target = make_target(request.kind, request.target, request.contrasts, request.position, tokenizer)
     options: Any = {
         "unknown": request.unknown,
         "checkpoint": CHECKPOINT[request.checkpoint],
@@ -178,7 +181,8 @@ def show(
     With a ``coarse`` graph the pages show that one, and the tokens are in a page beside it.
     """
     about = graph.about
-    console.print(statement(str(about["target"]), float(about["value"])), markup=False, highlight=False, style="bold")
+    explained = statement(str(about["target"]), float(about["value"]), about.get("target_value"))
+    console.print(explained, markup=False, highlight=False, style="bold")
     dropped = max(info.dropped_relevance for info in graph.transitions)
     console.print(
         f"{len(graph.nodes)} nodes, {len(graph)} edges over {len(graph.transitions)} transitions; "

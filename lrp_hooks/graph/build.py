@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -149,8 +149,8 @@ class GraphBuilder:
         if self.progress is not None:
             self.progress(len(self.kept), len(self.plan.steps))
 
-    def graph(self, position: int, columns: GraphColumns, ids: Tensor | None) -> AttributionGraph:
-        """The graph of everything received; ``position`` is the explained token.
+    def graph(self, positions: Sequence[int], columns: GraphColumns, ids: Tensor | None) -> AttributionGraph:
+        """The graph of everything received; ``positions``: the explained tokens, ascending.
 
         Raises:
             GraphError: when no edge is left; says which thresholds emptied it.
@@ -166,6 +166,7 @@ class GraphBuilder:
         def rows(name: str) -> Tensor:
             return joined([torch.full((info.kept,), getattr(info, name)) for info in infos])
 
+        finals = tuple(positions if self.grouping is None else self.grouping.holding(positions))
         details = [self.details[step] for step in steps] if self.detail else []
         detail = EdgeDetail(*(joined([getattr(d, name) for d in details]) for name in DETAIL)) if details else None
         return AttributionGraph(
@@ -176,7 +177,8 @@ class GraphBuilder:
             target=joined([e.target for e in edges]),
             weight=joined([e.weight for e in edges]).float(),
             points=self.plan.points,
-            position=position if self.grouping is None else int(self.grouping.index[position]),
+            position=finals[-1],
+            positions=finals,
             tokens=columns.texts,
             special=columns.special,
             segments=None if self.grouping is None else self.grouping.segments,

@@ -67,9 +67,10 @@ def _check_same(first: AttributionGraph, second: AttributionGraph) -> None:
     _check_equal("residual point", first.points, second.points)
     _check_equal("token", first.tokens, second.tokens)
     _check_equal("segment", first.segments or (), second.segments or ())
-    ours, theirs = first.position, second.position
+    ours, theirs = (", ".join(map(str, graph.positions)) for graph in (first, second))
     if ours != theirs:
-        raise GraphError(f"the graphs differ: position {ours} is explained in the first and {theirs} in the second")
+        verb = "position {} is" if len(first.positions) == 1 else "positions {} are"
+        raise GraphError(f"the graphs differ: {verb.format(ours)} explained in the first and {theirs} in the second")
 
 
 def _check_equal(name: str, ours: Sequence[Any], theirs: Sequence[Any]) -> None:

@@ -43,6 +43,10 @@ class Grouping:
         total = scores.new_zeros(*scores.shape[:-1], len(self.segments))
         return total.index_add_(-1, self.index.to(scores.device), scores)
 
+    def holding(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        """The segments that hold these tokens, ascending."""
+        return tuple(torch.unique(self.index[list(tokens)]).tolist())
+
     def edge_sums(self, rows: RowBlocks) -> Tensor:
         """[S, S] in float64: what the tokens of one segment send to those of another, summed."""
         count = len(self.segments)

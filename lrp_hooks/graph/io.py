@@ -17,7 +17,9 @@ from lrp_hooks.graph.model import DETAIL, AttributionGraph, EdgeDetail, Transiti
 from lrp_hooks.segments import Segment
 
 SUFFIX = ".safetensors"
-FORMAT, VERSION = "lrp_hooks.graph", 2
+FORMAT, VERSION = "lrp_hooks.graph", 3
+READABLE = (2, 3)
+"""Version 2 knew one position."""
 COLUMNS = ("below", "above", "source", "target")
 
 
@@ -34,6 +36,7 @@ def save_graph(graph: AttributionGraph, path: str | Path) -> Path:
         "format": FORMAT,
         "version": VERSION,
         "position": graph.position,
+        "positions": list(graph.positions),
         "points": list(graph.points),
         "tokens": list(graph.tokens),
         "special": list(graph.special),
@@ -63,11 +66,12 @@ def load_graph(path: str | Path) -> AttributionGraph:
         raise GraphError(f"{path} is damaged or no safetensors file: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise GraphError(f"{path} is a safetensors file but holds no attribution graph")
-    if header.get("version") != VERSION:
-        raise GraphError(f"{path} has graph version {header.get('version')}; this package reads version {VERSION}")
+    if header.get("version") not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise GraphError(f"{path} has graph version {header.get('version')}; this package reads versions {known}")
     try:
         return _graph(header, tensors)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, GraphError) as error:
         raise GraphError(f"{path} is damaged: {error!r}") from error
 
 
@@ -86,13 +90,15 @@ def _graph(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Attribut
     for name, limit in limits.items():
         if len(weight) and not (int(columns[name].min()) >= 0 and int(columns[name].max()) < limit):
             raise ValueError(f"{name} outside 0..{limit - 1}")
-    if not 0 <= int(header["position"]) < length:
+    position, positions = int(header["position"]), tuple(map(int, header.get("positions", ())))
+    if not all(0 <= column < length for column in (position, *positions)):
         raise ValueError("position outside the tokens")
     return AttributionGraph(
         relevance=relevance,
         weight=weight,
         points=tuple(float(p) if p % 1 else int(p) for p in header["points"]),
-        position=int(header["position"]),
+        position=position,
+        positions=positions,
         tokens=tuple(str(token) for token in header["tokens"]),
         special=tuple(bool(flag) for flag in header["special"]),
         segments=None if segments is None else tuple(Segment(**segment) for segment in segments),

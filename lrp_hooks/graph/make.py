@@ -72,21 +72,11 @@ class GraphMaker:
         self.builder.stream(step, lambda wanted: span.row_blocks(wanted, self.memory))
 
 
-def explained_token(relevance: Relevance, row: int, *, connected: bool) -> int:
-    """The token at the last residual point that a graph ends at: the target's position, or what the head reads.
-
-    Raises:
-        GraphError: the head reads several tokens and the graph is to be connected to one.
-    """
+def explained_positions(relevance: Relevance, row: int) -> tuple[int, ...]:
+    """The tokens at the last residual point whose logits are explained: the target's, or all that the head reads."""
     if relevance.position is not None:
-        return int(relevance.position[row])
-    read = torch.nonzero(relevance.layers[row, -1]).flatten()
-    if len(read) > 1 and connected:
-        raise GraphError(
-            f"the head reads {len(read)} tokens at the last residual point: no single node to connect a graph to. "
-            "do: connected=False"
-        )
-    return int(relevance.layers[row, -1].abs().argmax())
+        return (int(relevance.position[row]),)
+    return tuple(torch.nonzero(relevance.layers[row, -1]).flatten().tolist())
 
 
 def check_cuts(record: ForwardRecord, relevance: Relevance, row: int, method: Method) -> float:

@@ -6,7 +6,7 @@ its *outgoing* edges lead upwards (the node is their lower end). An edge is coun
 end, so the edge counts of the points add up to the graph's.
 
 R is a node's relevance and w an edge's weight, both in logits. V are the nodes of the graph at the point: those with
-an edge, and the final node. A position is a token's index; in a graph of segments it is the segment's, and distances
+an edge, and the final nodes. A position is a token's index; in a graph of segments it is the segment's, and distances
 count segments.
 """
 
@@ -165,10 +165,9 @@ class _Pool:
 def _pool(graph: AttributionGraph, group_of_row: Tensor) -> _Pool:
     width = graph.relevance.shape[1]
     lower, upper = graph.below * width + graph.source, graph.above * width + graph.target
-    final_row, final_position = graph.final
+    final = torch.tensor([row * width + column for row, column in graph.finals])
     held = torch.zeros(graph.relevance.numel(), dtype=torch.bool)
-    held[torch.cat((lower, upper))] = True
-    held[final_row * width + final_position] = True
+    held[torch.cat((lower, upper, final))] = True
     node, number = torch.nonzero(held).flatten(), held.cumsum(0) - 1
     group = group_of_row[node // width]
     capacity = torch.bincount(group_of_row) * width

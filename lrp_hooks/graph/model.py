@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -49,7 +50,9 @@ class AttributionGraph:
         below, above, source, target: [E] int64; weight: [E] float32.
         points: residual point of each row: 0 before the first block, l + 1 after block l, l + 0.5 the mid point between
             attention and MLP of block l. Methods take residual points, not rows.
-        position: column whose logits are explained; the final node is (last row, position).
+        position: column whose logits are explained; of several, the last.
+        positions: all such columns, ascending: several for targets that read the logits of several positions, and for
+            heads that read several tokens. The final nodes are (last row, position), one for each.
         tokens: display text per column; special: markers of the tokenizer (BOS, chat roles).
         segments: the tokens of each column when columns are segments; None when they are tokens.
         input_ids: [T] or None.
@@ -73,6 +76,13 @@ class AttributionGraph:
     input_ids: Tensor | None = None
     detail: EdgeDetail | None = None
     about: dict[str, Any] = field(default_factory=dict)
+    positions: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.positions) < 2:
+            object.__setattr__(self, "positions", (self.position,))
+        elif list(self.positions) != sorted(set(self.positions)) or self.position != self.positions[-1]:
+            raise GraphError(f"positions {self.positions} must ascend and end at position {self.position}")
 
     def __len__(self) -> int:
         """Number of edges."""
@@ -92,15 +102,28 @@ class AttributionGraph:
 
     @property
     def final(self) -> tuple[int, int]:
-        """(row, column) of the final node."""
+        """(row, column) of the final node; of several, the last."""
         return len(self.points) - 1, self.position
 
     @property
+    def finals(self) -> tuple[tuple[int, int], ...]:
+        """(row, column) of the final nodes."""
+        return tuple((len(self.points) - 1, column) for column in self.positions)
+
+    @property
+    def final_shares(self) -> tuple[float, ...]:
+        """The share of each final node in their sum |R|; 1 where there is one."""
+        size = self.relevance[-1, list(self.positions)].double().abs()
+        total = float(size.sum())
+        return tuple((size / total).tolist()) if len(size) > 1 and total else (1 / len(size),) * len(size)
+
+    @property
     def nodes(self) -> Tensor:
-        """[N, 2] (row, column) of the nodes that have an edge, and the final node; in order."""
-        columns, (row, column) = self.relevance.shape[1], self.final
+        """[N, 2] (row, column) of the nodes that have an edge, and the final nodes; in order."""
+        columns = self.relevance.shape[1]
         ends = (self.below * columns + self.source, self.above * columns + self.target)
-        keys = torch.unique(torch.cat((*ends, torch.tensor([row * columns + column]))))
+        final = torch.tensor([row * columns + column for row, column in self.finals])
+        keys = torch.unique(torch.cat((*ends, final)))
         return torch.stack((keys // columns, keys % columns), 1)
 
     def between(self, below: float) -> Tensor:
@@ -144,22 +167,23 @@ class AttributionGraph:
     # Connected subgraph and tracing ----------------------------------------------------------------------------------
 
     def connected(self) -> AttributionGraph:
-        """Only edges from which the final node (last point, explained position) can be reached."""
-        return self.ancestors(self.points[-1], self.position)
+        """Only edges from which a final node (last point, explained position) can be reached."""
+        return self._reach(self.finals, upwards=False)
 
     def ancestors(self, point: float, token: int) -> AttributionGraph:
         """The edges below a node from which it can be reached."""
-        return self._reach(self.row(point), token, upwards=False)
+        return self._reach([(self.row(point), token)], upwards=False)
 
     def descendants(self, point: float, token: int) -> AttributionGraph:
         """The edges above a node that can be reached from it."""
-        return self._reach(self.row(point), token, upwards=True)
+        return self._reach([(self.row(point), token)], upwards=True)
 
-    def _reach(self, row: int, token: int, *, upwards: bool) -> AttributionGraph:
+    def _reach(self, nodes: Iterable[tuple[int, int]], *, upwards: bool) -> AttributionGraph:
         near, near_token = (self.below, self.source) if upwards else (self.above, self.target)
         far, far_token = (self.above, self.target) if upwards else (self.below, self.source)
         active = torch.zeros(self.relevance.shape, dtype=torch.bool)
-        active[row, token] = True
+        for row, token in nodes:
+            active[row, token] = True
         keep = torch.zeros(len(self), dtype=torch.bool)
         for at in sorted(set(near.tolist()), reverse=not upwards):
             edges = torch.nonzero(near == at).flatten()
@@ -171,10 +195,11 @@ class AttributionGraph:
     # Paths -----------------------------------------------------------------------------------------------------------
 
     def strongest_paths(self, count: int = 5, token: int | None = None) -> list[Path]:
-        """The ``count`` strongest paths from the lowest point (any token, or one) to the final node.
+        """The ``count`` strongest paths from the lowest point (any token, or one) to a final node.
 
         The strength of a path is the product over its edges of |weight| / sum |weight| into the upper node: the share
-        of the final node's incoming relevance that takes this way. Exact: the best k ways into every node are kept.
+        of the final node's incoming relevance that takes this way; times the final node's share, where there are
+        several (`final_shares`). Exact: the best k ways into every node are kept.
         """
         if count < 1:
             raise GraphError(f"count = {count}: at least one path")
@@ -193,11 +218,15 @@ class AttributionGraph:
             turns = (weight < 0) != negative[above][target]
             ways = [(s * share, turned != turns, (*way, target)) for s, turned, way in best.get((below, source), [])]
             best[above, target] = heapq.nlargest(count, [*best.get((above, target), []), *ways])
-        row, column = self.final
+        ended = [
+            (strength * share, turned != negative[row][column], way)
+            for (row, column), share in zip(self.finals, self.final_shares, strict=True)
+            for strength, turned, way in best.get((row, column), [])
+        ]
         points = self.points[lowest:]
         return [
-            Path(strength, tuple(zip(points, way, strict=True)), -1 if turned != negative[row][column] else 1)
-            for strength, turned, way in best.get(self.final, [])
+            Path(strength, tuple(zip(points, way, strict=True)), -1 if against else 1)
+            for strength, against, way in heapq.nlargest(count, ended)
         ]
 
     # Decomposition ---------------------------------------------------------------------------------------------------
@@ -219,7 +248,7 @@ class Path:
     """One way through the graph, from below: (residual point, token) per node.
 
     Attributes:
-        strength: share of the final node's incoming |weight| that takes this way.
+        strength: share of the final nodes' incoming |weight| that takes this way.
         sign: +1 when what arrives speaks for the target, -1 when for the contrast: the final node's sign, turned at
             every edge whose weight has not the sign of its upper node's relevance.
     """

@@ -171,11 +171,11 @@ def _nodes(axes: Any, graph: AttributionGraph, plot: Plot, colours: Palette) -> 
         zorder=3,
         clip_on=False,
     )
-    last, position = graph.final
+    rows, columns = zip(*graph.finals, strict=True)
     size = (2 * node_radius(1.0, plot.spacing / 0.75) * 0.75 + 5) ** 2
     axes.scatter(
-        [_places(plot, graph.relevance.shape[1])[position]],
-        [last],
+        _places(plot, graph.relevance.shape[1])[list(columns)],
+        rows,
         s=[size],
         facecolors="none",
         edgecolors="0.1",

@@ -7,7 +7,7 @@ graph_view.js, which a test compares with this one); sizes are shared as the num
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -109,9 +109,13 @@ def start_threshold(graph: AttributionGraph) -> float:
 
 
 def readable(graph: AttributionGraph, columns: int = READABLE_COLUMNS) -> AttributionGraph:
-    """The strongest edges whose nodes, with the explained one, fit into so many columns."""
+    """The strongest edges whose nodes, with the explained ones, fit into so many columns.
+
+    Of many explained columns half of those columns show the most relevant.
+    """
+    graph = _fewer_finals(graph, max(1, columns // 2))
     order = strength_order(graph)
-    seen = {graph.position}
+    seen = set(graph.positions)
     for place, (source, target) in enumerate(
         zip(graph.source[order].tolist(), graph.target[order].tolist(), strict=True)
     ):
@@ -119,6 +123,15 @@ def readable(graph: AttributionGraph, columns: int = READABLE_COLUMNS) -> Attrib
             return graph.select(order[:place])
         seen |= {source, target}
     return graph
+
+
+def _fewer_finals(graph: AttributionGraph, most: int) -> AttributionGraph:
+    if len(graph.positions) <= most:
+        return graph
+    positions = torch.tensor(graph.positions)
+    strongest = graph.relevance[-1, positions].abs().topk(most).indices
+    kept = tuple(sorted(positions[strongest].tolist()))
+    return replace(graph, positions=kept, position=kept[-1])
 
 
 def point_name(point: float) -> str:

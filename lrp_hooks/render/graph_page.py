@@ -83,7 +83,7 @@ def page_data(graph: AttributionGraph, title: str, palette: str) -> dict[str, An
         "sizes": graph_layout.column_sizes(graph),
         "special": [int(flag) for flag in graph_layout.special_columns(graph)],
         "segmented": graph.segments is not None,
-        "position": graph.position,
+        "positions": list(graph.positions),
         "points": list(graph.points),
         "pointNames": [graph_layout.point_name(point) for point in graph.points],
         "layout": graph_layout.SIZES,

@@ -44,7 +44,8 @@ def caption(graph: AttributionGraph) -> list[str]:
     about = graph.about
     words = []
     if isinstance(about.get("value"), int | float):
-        words.append(statement(str(about.get("target", "")), float(about["value"])))
+        known = about.get("target_value")
+        words.append(statement(str(about.get("target", "")), float(about["value"]), known))
     words += [visible(str(about[name])) for name in ("model", "composite") if about.get(name)]
     return [line for line in ("  ·  ".join(words), "  ·  ".join(_kept(graph))) if line]
 

@@ -97,7 +97,7 @@ class Attributions(TracedForward):
             return self._backward(value, position, words)
 
     def _evaluate(self, target: AnyTarget) -> tuple[Tensor, Tensor | None, str]:
-        """The target's value per row with its graph, its position per row (where it has one), and its description."""
+        """The target's value per row with its graph, its position per row (where it is one), and its words."""
         output = self._lrp.skeleton.output
         if isinstance(target, (SequenceLogProb, SequenceLogProbDiff)) and not output.causal:
             raise TargetError(
@@ -105,9 +105,9 @@ class Attributions(TracedForward):
             )
         if isinstance(target, SequenceLogProb):
             value = self._span_log_prob(target.start, target.end)
-            return value, self.positions(-1), f"log p(tokens {target.start}:{'' if target.end is None else target.end})"
+            return value, None, f"log p(tokens {target.start}:{'' if target.end is None else target.end})"
         if isinstance(target, SequenceLogProbDiff):
-            return self._continuation_difference(), self.positions(-1), "log p(target span) - log p(contrast span)"
+            return self._continuation_difference(), None, "log p(target span) - log p(contrast span)"
         target = as_target(target).on(output)
         logits, position = self._logits_at(target.position)
         return target.value(logits), position, target.describe(logits)

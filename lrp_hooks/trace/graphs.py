@@ -16,7 +16,7 @@ from lrp_hooks.graph.build import GraphBuilder, GraphColumns, Pruning, Unit
 from lrp_hooks.graph.collect import TransitionSource
 from lrp_hooks.graph.edges import Transition
 from lrp_hooks.graph.group import Grouping
-from lrp_hooks.graph.make import GraphMaker, check_cuts, explained_token, scores_of
+from lrp_hooks.graph.make import GraphMaker, check_cuts, explained_positions, scores_of
 from lrp_hooks.graph.model import AttributionGraph
 from lrp_hooks.graph.packed import StateCollector
 from lrp_hooks.graph.plan import Method, check_points, make_plan
@@ -119,14 +119,14 @@ class Graphs(Attributions):
             detail: also the paths (value, key, query) and the strongest head of each kept edge.
             method: "auto": the closed form where there is one, packed products for other blocks, with a warning;
                 "exact" refuses those; "packed" is the slow way for everything.
-            connected: keep only edges from which the explained position can be reached; for classes, the one token that
-                the head reads.
+            connected: keep only edges from which an explained position can be reached: the target's, every position
+                whose logits it reads (`SequenceLogProb`), or, for classes, every token that the head reads.
             tokenizer: for the nodes' text.
             progress: called with (transitions done, transitions in all).
 
         Raises:
-            GraphError: thresholds or points out of range, no edge left, a block that the method cannot do, an
-                encoder-decoder model, or ``connected`` where the head reads several tokens.
+            GraphError: thresholds or points out of range, no edge left, a block that the method cannot do, or an
+                encoder-decoder model.
             InputError: segments that are no partition.
         """
         self._check_row(row)
@@ -157,14 +157,15 @@ class Graphs(Attributions):
         relevance = self._listen(target, maker.on_point, frozenset({"edges"}))
         maker.finish()
         around = check_cuts(record, relevance, row, method)
-        position = explained_token(relevance, row, connected=connected)
+        positions = explained_positions(relevance, row)
         ids = None if self.input_ids is None else self.input_ids[row].cpu()
-        graph = builder.graph(position, self._columns(ids, tokenizer, grouping), ids)
+        graph = builder.graph(positions, self._columns(ids, tokenizer, grouping), ids)
         about = {
             "model": type(lrp.model).__name__,
             "composite": relevance.composite,
             "target": relevance.target,
             "value": float(relevance.value[row]),
+            **({} if relevance.target_value is None else {"target_value": float(relevance.target_value[row])}),
             "pruning": asdict(pruning),
             **({"around": around} if around else {}),
         }

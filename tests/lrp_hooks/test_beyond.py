@@ -289,13 +289,16 @@ def test_positions_that_are_added_to_scores_are_in_the_edges() -> None:
 def test_a_classifier_has_a_graph_that_ends_where_its_head_reads() -> None:
     with instrument(model("bert")) as lrp:
         graph = lrp.trace(input_ids=ids(1, 9)).graph(LogitDiff(2, 0), node_threshold=0)
-    assert graph.position == 0
+    assert graph.positions == (0,)
     assert len(graph) > 0
     with instrument(model("beit", IMAGES.name)) as lrp:
         trace = lrp.trace(pixel_values=pixels())
-        with pytest.raises(GraphError, match=r"reads 1[67] tokens"):
-            trace.graph(LogitDiff(2, 0))
-        assert len(trace.graph(LogitDiff(2, 0), node_threshold=0, connected=False)) > 0
+        pooled = trace.graph(LogitDiff(2, 0), node_threshold=0)
+        last = trace.attribute(LogitDiff(2, 0)).layers[0, -1]
+    assert len(pooled.positions) in (16, 17), "patches, and perhaps the classification token"
+    assert pooled.positions == tuple(torch.nonzero(last).flatten().tolist())
+    assert sum(path.strength for path in pooled.strongest_paths(10_000)) <= 1 + 1e-6
+    assert {path.nodes[-1][1] for path in pooled.strongest_paths(50)} <= set(pooled.positions)
 
 
 def test_graphs_and_cuts_of_encoder_decoders_are_refused() -> None:

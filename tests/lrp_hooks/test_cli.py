@@ -197,6 +197,20 @@ def test_a_graph_is_made_printed_and_saved(run: Any, folder: Path, tmp_path: Pat
     assert "a saved graph has its own prompt" in err
 
 
+@pytest.mark.parametrize(("kind", "words"), [("logit", "logit('a')"), ("log-prob", "log p('a')")])
+def test_a_graph_explains_what_attribute_explains(
+    run: Any, folder: Path, tmp_path: Path, kind: str, words: str
+) -> None:
+    from lrp_hooks import AttributionGraph
+
+    file = tmp_path / "g.safetensors"
+    status, out, err = run("graph", str(folder), "-p", "hello", "-t", "a", "--of", kind, "-o", str(file))
+    assert status == 0, err
+    assert AttributionGraph.load(file).about["target"] == words
+    status, attributed, _ = run("attribute", str(folder), "-p", "hello", "-t", "a", "--of", kind)
+    assert out.splitlines()[0] in attributed
+
+
 def test_a_graph_of_chosen_points_and_segments(run: Any, folder: Path, tmp_path: Path) -> None:
     from lrp_hooks import AttributionGraph
 
@@ -242,6 +256,8 @@ def test_a_page_of_a_large_graph_shows_sentences_first(
         (["-o", "x.docx"], "choices: .safetensors, .html"),
         (["--palette", "pink"], "choices: red-blue"),
         (["--segments", "words"], "choices: sentences, or a number"),
+        (["--of", "guess"], "unknown target 'guess'. choices: logit, max-logit"),
+        (["--of", "logit", "-c", "b"], "--contrast goes with --of logit-diff"),
         (["--points", "a,b"], "numbers separated by commas"),
         (["--node-threshold", "1e9"], "no edge is left with node_threshold"),
     ],

@@ -268,6 +268,21 @@ def test_a_node_tells_its_numbers_as_the_graph_does(open_page: Open) -> None:
     assert "the explained node" in words
 
 
+def test_every_final_node_is_shown_whatever_is_hidden(open_page: Open) -> None:
+    graph = random_graph(positions=(0, 4, 11))  # 0 and 4 are special
+    page = open_page(graph)
+    page.locator("#special").check()
+    page.locator("#first").check()
+    page.evaluate("state.threshold = 1e9; refilter();")
+    shown = page.evaluate(
+        "[...shown.node.keys()].filter((n) => shown.node[n]).map((n) => [nodes.row[n], nodes.column[n]])"
+    )
+    assert [tuple(node) for node in shown] == list(graph.finals)
+    assert "one of 3 explained nodes" in page.evaluate("nodeFacts(finalNode)")
+    page.evaluate("state.threshold = 0; refilter();")
+    assert page.evaluate("shown.edges.length") == len(graph), "explained columns stay, special or not"
+
+
 def test_hovering_shows_nodes_and_the_parts_of_edges(open_page: Open) -> None:
     graph = random_graph(edges=25)
     parts = [graph.weight * share for share in (0.5, 0.25, 0.125)]

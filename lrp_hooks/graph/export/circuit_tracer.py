@@ -6,6 +6,7 @@ Their nodes are transcoder features; ours are (residual point, token). What is s
 |---|---|
 | node at point 0 | ``embedding`` in layer ``"E"``; the viewers write its label themselves |
 | final node | ``logit``, the target: its label is the target in words, its row is above all others |
+| several of them | a ``logit`` each; in its label token and relevance, its share of them as ``token_prob`` |
 | every other node | feature type ``residual stream``, layer = residual point, label with token and relevance |
 | node inside block l | layer l: rows are whole numbers. It stands beside the node before that block |
 | edge | link with the same weight, in logits |
@@ -33,6 +34,7 @@ target. Where each fact about the format and its viewers comes from is written i
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -72,23 +74,24 @@ def to_circuit_tracer(
         scan: name of the model; Neuronpedia accepts only names it knows (``gemma-2-2b``).
         prompt: the prompt as text; None joins the texts of the columns.
         probability: of the target token. None where the target is no token (a logit difference): the label then says
-            ``p=n/a``, and ``token_prob``, by which viewers weigh several targets, is 1.
+            ``p=n/a``, and ``token_prob``, by which viewers weigh several targets, is 1 (their shares of several).
         creator: who made this graph.
 
     Raises:
         GraphError: NaN or infinity in the graph.
     """
     nodes, edges = tabulate(graph)
-    final = nodes.id.index(node_id(graph.points[-1], graph.position))
-    shares = cumulative(influence(nodes, edges, final)).tolist()
-    made = _nodes(graph, nodes, final, probability)
+    ends_at = [nodes.id.index(node_id(graph.points[-1], column)) for column in graph.positions]
+    finals = dict(zip(ends_at, graph.final_shares, strict=True))
+    shares = cumulative(influence(nodes, edges, finals)).tolist()
+    made = _nodes(graph, nodes, finals, probability)
     for node, share in zip(made, shares, strict=True):
         node["influence"] = share
     ids = [node["node_id"] for node in made]
     ends = zip(edges.source.tolist(), edges.target.tolist(), edges.weight.tolist(), strict=True)
     return {
         "metadata": _metadata(graph, slug, scan, prompt, creator),
-        "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": ids[final], "sg_pos": ""},
+        "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": ids[ends_at[-1]], "sg_pos": ""},
         "nodes": made,
         "links": [{"source": ids[source], "target": ids[target], "weight": weight} for source, target, weight in ends],
     }
@@ -128,16 +131,19 @@ def label(text: str) -> str:
     return visible(text).translate(_HTML)
 
 
-def _nodes(graph: AttributionGraph, nodes: Nodes, final: int, probability: float | None) -> list[dict[str, Any]]:
+def _nodes(
+    graph: AttributionGraph, nodes: Nodes, finals: Mapping[int, float], probability: float | None
+) -> list[dict[str, Any]]:
     width = len(graph.tokens)
     points, columns, rows = nodes.point.tolist(), nodes.index.tolist(), nodes.row.tolist()
     relevance, words = nodes.relevance.tolist(), _column_names(graph)
-    others = [int(point) for i, point in enumerate(points) if i != final]
+    others = [int(point) for i, point in enumerate(points) if i not in finals]
     made = []
     for i, (point, column) in enumerate(zip(points, columns, strict=True)):
         feature = -(rows[i] * width + column) - 2  # -1 means "error node" in circuit-tracer
-        if i == final:
-            node = _final(graph, max([*others, int(point) - 1]) + 1, feature, probability)
+        if i in finals:
+            layer = max([*others, int(point) - 1]) + 1
+            node = _final(graph, column, layer, feature, finals[i], probability)
         elif point == 0:
             node = _embedding(graph, column, words[column])
         else:
@@ -172,15 +178,23 @@ def _embedding(graph: AttributionGraph, column: int, words: str) -> dict[str, An
     return _node("E", column, column, "embedding", f"Emb: {words}") | ids
 
 
-def _final(graph: AttributionGraph, layer: int, feature: int, probability: float | None) -> dict[str, Any]:
+def _final(
+    graph: AttributionGraph, column: int, layer: int, feature: int, share: float, probability: float | None
+) -> dict[str, Any]:
     """The viewers take the target's name from between the quotes and a number from behind ``(p=``."""
-    words = label(str(graph.about.get("target", "target"))).replace('"', "\u201d").replace("(p=", "(p\uff1d")
-    value = graph.about.get("value")
+    words, token = (_quotable(text) for text in (str(graph.about.get("target", "target")), graph.tokens[column]))
+    value = graph.about.get("value") if len(graph.positions) == 1 else float(graph.relevance[-1, column])
     size = f" = {value:+.3f} logits" if isinstance(value, float) else ""
+    if len(graph.positions) > 1:
+        size = f" at {token}{size}"
     chance = "n/a" if probability is None else f"{probability:.3f}"
-    node = _node(str(layer), feature, graph.position, "logit", f'Output "{words}"{size} (p={chance})')
-    weight = 1.0 if probability is None else float(probability)
-    return node | {"token_prob": weight, "is_target_logit": True, "jsNodeId": f"L_{feature}-{graph.position}"}
+    node = _node(str(layer), feature, column, "logit", f'Output "{words}"{size} (p={chance})')
+    weight = share if probability is None else share * float(probability)
+    return node | {"token_prob": weight, "is_target_logit": True, "jsNodeId": f"L_{feature}-{column}"}
+
+
+def _quotable(text: str) -> str:
+    return label(text).replace('"', "\u201d").replace("(p=", "(p\uff1d")
 
 
 def _column_names(graph: AttributionGraph) -> list[str]:

@@ -17,7 +17,7 @@ from lrp_hooks.errors import GraphError
 from lrp_hooks.graph.model import DETAIL, AttributionGraph, EdgeDetail
 
 FORMAT, VERSION = "lrp_hooks.graph.export", 1
-_RESERVED = {"format", "version", "generator", "position", "final", "transitions"} | {
+_RESERVED = {"format", "version", "generator", "position", "positions", "final", "finals", "transitions"} | {
     # words that networkx gives a meaning of its own
     *("name", "mode", "start", "end", "node_default", "edge_default"),
 }
@@ -27,7 +27,7 @@ Column = NDArray[Any] | list[str]
 
 @dataclass(frozen=True, eq=False)
 class Nodes:
-    """N nodes: those that have an edge, and the final node, by residual point and column.
+    """N nodes: those that have an edge, and the final nodes, by residual point and column.
 
     Attributes:
         id: residual point and column, ``12:5`` or ``0.5:3``.
@@ -81,9 +81,9 @@ def tabulate(graph: AttributionGraph) -> tuple[Nodes, Edges]:
         raise GraphError("the graph holds NaN or infinity and cannot be exported")
     width = graph.relevance.shape[1]
     ends = [graph.below * width + graph.source, graph.above * width + graph.target]
-    places = torch.cat([*ends, torch.tensor([graph.final[0] * width + graph.final[1]])]).numpy()
+    places = torch.cat([*ends, torch.tensor([row * width + column for row, column in graph.finals])]).numpy()
     found, numbers = np.unique(places, return_inverse=True)
-    source, target = numbers[: len(graph)], numbers[len(graph) : -1]
+    source, target = numbers[: len(graph)], numbers[len(graph) : 2 * len(graph)]
     if len(np.unique(source * len(found) + target)) != len(graph):
         raise GraphError("the graph has several edges between the same two nodes; exports hold one")
     edges = Edges(source, target, graph.weight.numpy(), _detail(graph.weight, graph.detail))
@@ -93,18 +93,27 @@ def tabulate(graph: AttributionGraph) -> tuple[Nodes, Edges]:
 def describe(graph: AttributionGraph) -> dict[str, Any]:
     """Plain text and numbers about the whole graph: format, version, final node, ``about`` with dotted names.
 
+    ``position`` and ``final`` are the last of several final nodes; ``positions`` and ``finals`` list those (JSON text).
     ``transitions`` is JSON text: what pruning did (`TransitionInfo`), null for infinite thresholds.
     """
     about = {f"about.{name}" if name in _RESERVED else name: value for name, value in flatten(graph.about)}
     transitions = [{name: _finite(value) for name, value in asdict(info).items()} for info in graph.transitions]
-    return about | {
-        "format": FORMAT,
-        "version": VERSION,
-        "generator": f"lrp_hooks {__version__}",
-        "position": graph.position,
-        "final": node_id(graph.points[-1], graph.position),
-        "transitions": json.dumps(transitions),
+    several = {
+        "positions": json.dumps(graph.positions),
+        "finals": json.dumps([node_id(graph.points[row], column) for row, column in graph.finals]),
     }
+    return (
+        about
+        | (several if len(graph.positions) > 1 else {})
+        | {
+            "format": FORMAT,
+            "version": VERSION,
+            "generator": f"lrp_hooks {__version__}",
+            "position": graph.position,
+            "final": node_id(graph.points[-1], graph.position),
+            "transitions": json.dumps(transitions),
+        }
+    )
 
 
 def node_id(point: float, column: int) -> str:

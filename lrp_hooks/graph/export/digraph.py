@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def to_networkx(graph: AttributionGraph) -> nx.DiGraph[str]:
     """The graph as `networkx.DiGraph`; every attribute is a plain str, int, float or bool.
 
-    Nodes ``"<residual point>:<column>"`` (``12:5``, ``0.5:3``): those that have an edge, and the final node. Their
+    Nodes ``"<residual point>:<column>"`` (``12:5``, ``0.5:3``): those that have an edge, and the final nodes. Their
     attributes: ``point`` (float), ``layer`` (the point in words), ``index`` (column), ``token``, ``relevance``
     (logits), ``special``; ``token_id`` where known; ``segment_start`` and ``segment_stop`` (tokens) for segments.
 

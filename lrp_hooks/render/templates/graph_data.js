@@ -26,21 +26,23 @@ const fromBelow = byEnd(edges.upper), upwards = byEnd(edges.lower);
 
 const key = (row, column) => row * data.labels.length + column;
 const nodeAt = new Map(Array.from({ length: nodes.count }, (_, n) => [key(nodes.row[n], nodes.column[n]), n]));
-const finalNode = nodeAt.get(key(data.points.length - 1, data.position));
+const finals = new Set(data.positions.map((column) => nodeAt.get(key(data.points.length - 1, column))));
+const finalNode = [...finals].at(-1);
 
 const firstWord = data.segmented ? "first segment" : "first token";
 const mass = (list) => list.reduce((sum, e) => sum + Math.abs(edges.weight[e]), 0);
 const allMass = edges.weight.reduce((sum, weight) => sum + Math.abs(weight), 0) || 1;
 const shown = { edge: new Uint8Array(edges.count), node: new Uint8Array(nodes.count), edges: new Int32Array(0), mass: 0 };
 
-// The explained column always stays: without it nothing would be explained.
-const hidden = (column) => column !== data.position
+// Explained columns always stay: without them nothing would be explained.
+const explained = new Set(data.positions);
+const hidden = (column) => !explained.has(column)
   && ((state.hideFirst && column === 0) || (state.hideSpecial && data.special[column] === 1));
 
 function refilter() {
   shown.edge.fill(0);
   shown.node.fill(0);
-  shown.node[finalNode] = 1;
+  for (const n of finals) shown.node[n] = 1;
   const list = [];
   for (let e = 0; e < edges.count && Math.abs(edges.weight[e]) >= state.threshold; e++) {
     const lower = edges.lower[e], upper = edges.upper[e];

@@ -37,8 +37,8 @@ function drawNode(pen, n, dim) {
   pen.fill();
   if (pen.title) pen.title(nodeWords(n));
   pen.stroke();
-  if (n === finalNode) { pen.strokeStyle = inks.fg; pen.lineWidth = 1.4; pen.beginPath(); pen.arc(x, y, r + 3, 0, 2 * Math.PI); pen.stroke(); }
-  if (placed.has(n)) drawValue(pen, n, x + r + (n === finalNode ? 6 : 2.5), y, dim);
+  if (finals.has(n)) { pen.strokeStyle = inks.fg; pen.lineWidth = 1.4; pen.beginPath(); pen.arc(x, y, r + 3, 0, 2 * Math.PI); pen.stroke(); }
+  if (placed.has(n)) drawValue(pen, n, x + r + (finals.has(n) ? 6 : 2.5), y, dim);
 }
 
 const valueText = (n) => { const v = nodes.relevance[n], a = Math.abs(v); return (v < 0 ? "−" : "") + (a >= 9.95 ? a.toFixed(0) : a >= 0.095 ? a.toFixed(1) : a.toFixed(2)); };
@@ -72,7 +72,7 @@ const short = (text, most = LONGEST) => { const characters = [...text]; return c
 
 // Columns that get a label: those that are searched for, then the most relevant, as far apart as letters are high.
 function labelled() {
-  const weight = (column) => (found.has(column) ? 1e9 : 0) + (column === data.position ? 1e8 : 0) + (columnMass.get(column) || 0);
+  const weight = (column) => (found.has(column) ? 1e9 : 0) + (explained.has(column) ? 1e8 : 0) + (columnMass.get(column) || 0);
   const visible = layout.columns.filter((column) => inSight(columnX(column), 1)), step = unit.x * view.kx;
   if (step >= LABEL_STEP) return visible;
   const kept = new Map(), out = []; // kept: places of labels by bin
@@ -95,7 +95,7 @@ function drawColumns(pen) {
   for (const column of list) {
     const marked = found.has(column) || (state.hover && state.hover.column === column);
     pen.font = `${marked ? "700 " : ""}11px ${MONO}`;
-    pen.fillStyle = marked || column === data.position ? inks.fg : inks.dim;
+    pen.fillStyle = marked || explained.has(column) ? inks.fg : inks.dim;
     if (pen.title) pen.title(`${data.labels[column]}, ${data.places[column]}`);
     pen.save();
     pen.translate(columnX(column), y);

@@ -19,7 +19,7 @@ function tipWords(found) {
 function nodeFacts(n) {
   const into = fromBelow(n).filter((e) => shown.edge[e]), out = upwards(n).filter((e) => shown.edge[e]), parts = decomposition(n);
   const lines = [`${number(nodes.relevance[n])} logits`, `${place(n)} (${data.pointNames[nodes.row[n]]})`];
-  if (n === finalNode) lines.push("the explained node");
+  if (finals.has(n)) lines.push(finals.size === 1 ? "the explained node" : `one of ${finals.size} explained nodes`);
   lines.push(`${count(into, "edge")} from below, ${count(out, "edge")} upwards`);
   const sent = [["itself", parts.own], [firstWord, parts.first], ["others", parts.others]].filter(([, value]) => value);
   if (sent.length) lines.push(`sent down: ${sent.map(([to, value]) => `${to} ${fixed(value)}`).join(", ")}`);

@@ -233,7 +233,7 @@ def test_files_that_lie_are_named(lrp: Any, tmp_path: Path) -> None:
         (data[: len(data) // 2], "damaged"),
         (b"", "damaged"),
         (b"\x80\x04pickle", "damaged"),
-        (data.replace(b'\\"version\\": 2', b'\\"version\\": 9'), "version 9; this package reads version 2"),
+        (data.replace(b'\\"version\\": 3', b'\\"version\\": 9'), "version 9; this package reads versions 2 and 3"),
         (data.replace(b'\\"position\\": 11', b'\\"position\\": 99'), "position outside"),
     ):
         bad.write_bytes(content)
