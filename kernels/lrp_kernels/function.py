@@ -21,6 +21,12 @@ class RuleFunction(torch.autograd.Function):
         return cls.apply(*args)  # type: ignore[no-untyped-call]
 
 
+def rule_of(node: Any) -> type | None:
+    """The custom function that made a node of the autograd graph; None for PyTorch's own operations."""
+    made: type | None = getattr(type(node), "_forward_cls", None)
+    return made
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype rules are evaluated in: float64 stays, everything else is float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

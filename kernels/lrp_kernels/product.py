@@ -70,7 +70,7 @@ def shared_bilinear(
     return out
 
 
-class _Softmax(RuleFunction):
+class ObservedSoftmax(RuleFunction):
     @staticmethod
     def forward(ctx: Any, scores: Tensor, weights: Tensor, dim: int, observe: Callable[..., None] | None) -> Tensor:
         out = weights.view_as(weights)
@@ -93,5 +93,5 @@ def observed_softmax(
     scores: Tensor, weights: Tensor, dim: int, observe: Callable[[Tensor], None] | None = None
 ) -> Tensor:
     """``weights`` = softmax(scores) with its own gradient; ``observe`` gets what it absorbs, <w, dw> - <s, ds>."""
-    out: Tensor = _Softmax.call(scores, weights, dim, observe)
+    out: Tensor = ObservedSoftmax.call(scores, weights, dim, observe)
     return out

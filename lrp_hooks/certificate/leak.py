@@ -47,12 +47,8 @@ def first_leak(lrp: Instrumentation, inputs: dict[str, Any], target: Target, lim
         limit: relative to the largest sum |R| of a residual point.
     """
     balance, paths = Balance(), _paths(lrp)
-    mode, lrp.checkpointing.mode = lrp.checkpointing.mode, False
-    try:
-        with _weighing(lrp.model, paths, balance):
-            relevance = lrp.trace(**inputs).attribute(target)
-    finally:
-        lrp.checkpointing.mode = mode
+    with lrp.checkpointing.using(False), _weighing(lrp.model, paths, balance):
+        relevance = lrp.trace(**inputs).attribute(target)
     record = lrp.tape.last
     assert record is not None
     scale = float(relevance.layers.abs().sum(2).max())

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrp_hooks.ops import RuleFunction
+from lrp_hooks.ops import RuleFunction, rule_of
 from lrp_hooks.patching.tensor_parallel import is_collective
 from lrp_hooks.rules.attention.softmax import AttentionInputs, AttentionOutput
 
@@ -165,7 +165,7 @@ def unclaimed(output: Tensor, clock: ModuleClock, linear: Container[str] = ()) -
         if node is None or (node, inside) in seen:
             continue
         seen.add((node, inside))
-        rule = getattr(type(node), "_forward_cls", None)
+        rule = rule_of(node)
         if rule is not None and issubclass(rule, AttentionInputs):
             inside = False
         elif rule is not None and issubclass(rule, AttentionOutput):

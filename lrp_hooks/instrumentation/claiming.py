@@ -148,9 +148,8 @@ def _errors(relevance: Relevance) -> Tensor:
 
 @contextmanager
 def _unrecorded(lrp: Instrumentation, *, checkpoint: bool = False) -> Iterator[None]:
-    mode, lrp.checkpointing.mode = lrp.checkpointing.mode, checkpoint
     try:
-        yield
+        with lrp.checkpointing.using(checkpoint):
+            yield
     finally:
-        lrp.checkpointing.mode = mode
         lrp.tape.forwards = 0

@@ -36,11 +36,9 @@ def verify(lrp: Instrumentation, untouched: Tensor, unknown: Unknown) -> tuple[f
         UnclaimedModuleError, UnsupportedModelError: an operation without a rule; a ledger that does not close.
     """
     clock, saved = ModuleClock(), SavedBytes(lrp.model)
-    mode, lrp.checkpointing.mode = lrp.checkpointing.mode, False
     inputs = probe_inputs(lrp.model)
-    with torch.enable_grad(), clock.watching(lrp.model), saved.measuring():
+    with lrp.checkpointing.using(False), torch.enable_grad(), clock.watching(lrp.model), saved.measuring():
         logits = lrp.skeleton.output.of(lrp.model(**inputs))
-    lrp.checkpointing.mode = mode
     _tell_sizes(lrp, saved, _tokens(inputs))
     error = _value_error(logits.detach(), untouched)
     accepted = _claim(lrp, find_unclaimed(lrp, logits, clock), unknown) if lrp.composite.is_lrp else []

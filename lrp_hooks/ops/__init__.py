@@ -26,10 +26,11 @@ from lrp_kernels.edges import (
     edge_rows,
     row_blocks,
 )
-from lrp_kernels.function import RuleFunction, compute_dtype
+from lrp_kernels.function import RuleFunction, compute_dtype, rule_of
 from lrp_kernels.gated import (
     ACTIVATIONS,
     Activation,
+    SlopeActivation,
     half_product,
     secant,
     slope_activation,
@@ -37,7 +38,7 @@ from lrp_kernels.gated import (
 )
 from lrp_kernels.launch import DTYPES, MAX_NORM, MAX_WIDTH
 from lrp_kernels.norm import NormSpec, frozen_norm, norm_forward, norm_scale
-from lrp_kernels.product import Observe, observed_softmax, shared_bilinear
+from lrp_kernels.product import Observe, ObservedSoftmax, observed_softmax, shared_bilinear
 from torch import Tensor
 
 from lrp_hooks.ops.backend import Backend, backend_name, chosen, set_backend
@@ -56,7 +57,9 @@ __all__ = [
     "Interval",
     "NormSpec",
     "Observe",
+    "ObservedSoftmax",
     "RuleFunction",
+    "SlopeActivation",
     "attention",
     "attention_backend",
     "backend_name",
@@ -77,6 +80,7 @@ __all__ = [
     "observed_softmax",
     "relevance_sum",
     "row_blocks",
+    "rule_of",
     "secant",
     "set_backend",
     "shared_bilinear",

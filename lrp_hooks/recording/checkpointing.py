@@ -85,6 +85,15 @@ class Checkpointing:
             self._check(batch, length, whole, streams)
 
     @contextmanager
+    def using(self, mode: Mode) -> Iterator[None]:
+        """Forwards inside go by another mode."""
+        before, self.mode = self.mode, mode
+        try:
+            yield
+        finally:
+            self.mode = before
+
+    @contextmanager
     def saving(self, model: nn.Module, inputs: dict[str, Any]) -> Iterator[None]:
         """Around a forward on ``inputs`` whose saved tensors may be moved away, if that is what it takes.
 

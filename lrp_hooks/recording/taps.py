@@ -54,7 +54,7 @@ class _InPlaceTap(RuleFunction):
         return grads[0], None
 
 
-class _ConstantTap(RuleFunction):
+class ConstantTap(RuleFunction):
     """Identity on x = (something) + constant that hands the gradient to ``store``."""
 
     @staticmethod
@@ -78,5 +78,5 @@ def tap_in_place(x: Tensor, store: Store) -> None:
 
 
 def tap_constant(x: Tensor, store: Callable[[Tensor], None]) -> Tensor:
-    out: Tensor = _ConstantTap.call(x, store)
+    out: Tensor = ConstantTap.call(x, store)
     return out

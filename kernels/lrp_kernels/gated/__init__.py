@@ -26,7 +26,7 @@ Observer = Callable[[Tensor, Tensor], None]
 """Called in the backward pass with a value and its gradient, both shaped alike."""
 
 
-class _SlopeActivation(RuleFunction):
+class SlopeActivation(RuleFunction):
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: Tensor, activation: Activation, observe: Observer | None) -> Tensor:
         ctx.save_for_backward(x)
@@ -49,7 +49,7 @@ def slope_activation(x: Tensor, value: Tensor, activation: Activation, observe: 
     Source: AttnLRP (arXiv 2402.05602), equation 9. ``x``, ``value``: any shape, one dtype. ``observe`` gets
     (f(x), its gradient) in the backward pass.
     """
-    out: Tensor = _SlopeActivation.call(x, value, activation, observe)
+    out: Tensor = SlopeActivation.call(x, value, activation, observe)
     return out
 
 

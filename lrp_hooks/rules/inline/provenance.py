@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrp_hooks.ops import ObservedSoftmax, SlopeActivation, rule_of
+from lrp_hooks.recording.taps import ConstantTap
+
 GATING = {"silu", "gelu", "gelu-tanh", "quick-gelu", "relu", "relu2", "mish", "tanh", "sigmoid", "softplus"}
 """Element-wise functions whose output gates what it is multiplied with."""
 DEPTH = 12
@@ -32,16 +35,16 @@ def chain(x: Tensor) -> Iterator[tuple[Any, int]]:
         entry = _scaled(entry[0])
 
 
-def _rule(node: Any) -> str:
-    cls = getattr(type(node), "_forward_cls", None)
-    return "" if cls is None else str(cls.__name__)
+def _is(node: Any, function: type) -> bool:
+    rule = rule_of(node)
+    return rule is not None and issubclass(rule, function)
 
 
 def _passes(node: Any) -> bool:
     """Whether the walk for a gate or softmax goes on below this node: not through rules, nor through linear maps."""
     name = str(node.name()).rsplit("::", 1)[-1]
-    if _rule(node):
-        return _rule(node) == "_ConstantTap"
+    if rule_of(node) is not None:
+        return _is(node, ConstantTap)
     return not name.startswith(("Mm", "Bmm", "Addmm", "Linear", "Convolution", "Sum", "Mean", "GroupedMm"))
 
 
@@ -52,7 +55,7 @@ def is_gate(x: Tensor) -> bool:
     if not torch.is_grad_enabled():
         return False
     for node, _ in chain(x):
-        if _rule(node) == "_SlopeActivation":
+        if _is(node, SlopeActivation):
             return node.activation.name in GATING
         if not _passes(node):
             return False
@@ -63,7 +66,7 @@ def is_softmax(x: Tensor) -> bool:
     if not torch.is_grad_enabled():
         return False
     for node, _ in chain(x):
-        if _rule(node) == "_Softmax":
+        if _is(node, ObservedSoftmax):
             return True
         if not _passes(node):
             return False
@@ -78,16 +81,16 @@ def same_source(x: Tensor, function: Tensor) -> bool:
     for node, index in chain(function):
         if node is x.grad_fn and index == x.output_nr:
             return seen_slope
-        if _rule(node) == "_SlopeActivation":
+        if _is(node, SlopeActivation):
             seen_slope = True
-        elif not (_rule(node) == "_ConstantTap" or _is_elementwise(node)):
+        elif not (_is(node, ConstantTap) or _is_elementwise(node)):
             return False
     return False
 
 
 def _is_elementwise(node: Any) -> bool:
     name = str(node.name()).rsplit("::", 1)[-1]
-    return not _rule(node) and name.startswith(("Mul", "Div", "Neg", "Add", "Sub", "ToCopy"))
+    return rule_of(node) is None and name.startswith(("Mul", "Div", "Neg", "Add", "Sub", "ToCopy"))
 
 
 def mark_gate(x: Tensor) -> Tensor:
