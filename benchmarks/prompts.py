@@ -101,6 +101,19 @@ def chat_prompts(loaded: Any, texts: Iterator[tuple[str, str]]) -> Iterator[Prom
                 yield Prompt(name, tuple(ids), first, second, lead, content_positions(loaded.tokenizer, ids, text))
 
 
+def plain_prompt(loaded: Any, text: str, tokens: int) -> Prompt:
+    """The text's first tokens: the model's first choice after them against its second.
+
+    Raises:
+        ValueError: the text is too short.
+    """
+    ids = encode_prompt(loaded.tokenizer, text)[:tokens]
+    if len(ids) < tokens:
+        raise ValueError(f"the text has {len(ids)} tokens, not {tokens}")
+    first, second, lead = _choices(loaded.model, ids)
+    return Prompt(f"text:{tokens}", tuple(ids), first, second, lead, tuple(range(1, tokens - 1)))
+
+
 def content_positions(tokenizer: Any, ids: list[int], text: str) -> tuple[int, ...]:
     """Positions of the person's own text between the chat markers."""
     whole = tokenizer.apply_chat_template(

@@ -14,14 +14,17 @@ import argparse
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measure import write_result
-from benchmarks.peers.compare import examine, faults, older_folder
+from benchmarks.peers.compare import Subject, examine, faults, older_folder
 from benchmarks.peers.tools import PEERS
-from benchmarks.prompts import ioi_prompts
+from benchmarks.prompts import ifeval_texts, ioi_prompts, plain_prompt
+from benchmarks.removal import blank_token
 from benchmarks.resume import SCRATCH
 
-PROMPTS = 6
+PROMPTS, LONG = 16, 512
+"""Prompts compared; tokens of the one for which memory is measured."""
 
 
 def model_files() -> Path:
@@ -34,6 +37,14 @@ def model_files() -> Path:
     return Path(os.environ.get(VARIABLE) or cache_folder() / "SmolLM2-135M-Instruct")
 
 
+def line(row: dict[str, Any]) -> str:
+    if "skipped" in row:
+        return f"{row['tool']} skipped: {row['skipped']}"
+    agreement = f"{row['difference']:.1e} | {row['pearson']:.4f} | {row['gap']:.2f}, {row['our_gap']:.2f}"
+    cost = f"{row['seconds']:.2f}, {row['our_seconds']:.2f} | {row['megabytes']:.0f}, {row['our_megabytes']:.0f}"
+    return f"| {row['tool']} | {row['version']} | {row['method']} | {agreement} | {cost} |"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("peers", nargs="*", metavar="PEER", help=", ".join(peer.name for peer in PEERS))
@@ -43,19 +54,22 @@ def main() -> int:
 
     loaded = load_demo_model()
     loaded.model.requires_grad_(False)
-    prompts = list(islice(ioi_prompts(loaded), options.prompts))
-    files = older_folder(model_files(), SCRATCH / "peers" / "model")
+    subject = Subject(
+        model=loaded.model,
+        name=loaded.name,
+        files=older_folder(model_files(), SCRATCH / "peers" / "model"),
+        prompts=list(islice(ioi_prompts(loaded), options.prompts)),
+        long=plain_prompt(loaded, "\n".join(text for _, text in islice(ifeval_texts(), 60)), LONG),
+        blank=blank_token(loaded.tokenizer),
+    )
     chosen = [peer for peer in PEERS if not options.peers or peer.name in options.peers]
     rows = []
-    print("| tool | version | method | difference | Pearson | s | ours s |\n|---|---|---|---|---|---|---|")
+    print("| tool | version | method | difference | Pearson | area, ours | s, ours | MB, ours |")
+    print("|---" * 8 + "|")
     for peer in chosen:
-        for row in examine(peer, loaded.model, loaded.name, files, prompts):
+        for row in examine(peer, subject):
             rows.append(row)
-            if "skipped" in row:
-                print(f"{row['tool']} skipped: {row['skipped']}", flush=True)
-                continue
-            cells = f"{row['difference']:.1e} | {row['pearson']:.4f} | {row['seconds']:.2f} | {row['our_seconds']:.2f}"
-            print(f"| {row['tool']} | {row['version']} | {row['method']} | {cells} |", flush=True)
+            print(line(row), flush=True)
     for fault in (wrong := faults(chosen, rows)):
         print(fault, file=sys.stderr)
     if not options.peers and options.prompts == PROMPTS:

@@ -7,6 +7,7 @@ gigabytes of CUDA libraries; whatever it needs beyond is found in this environme
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -17,12 +18,31 @@ from typing import Any
 
 from benchmarks.resume import SCRATCH
 
+ROOT = Path(__file__).parents[2]
 WORKERS = Path(__file__).parent / "workers"
+STEADY_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+"""As `benchmarks.measure.measured_peak`: what a program asks for is counted, not what glibc keeps of it."""
 STAMP = "installed.txt"
 
 
 class PeerError(Exception):
     """A peer that cannot be had or does not run; its words say why."""
+
+
+@dataclass(frozen=True)
+class PeerMethod:
+    """One method of a tool.
+
+    Attributes:
+        name: the tool's; ours: this project's that it is compared with.
+        tolerance: share of the largest score by which the two may differ, where they follow the same rules; else None.
+        why: reason for the tolerance, or for there being none.
+    """
+
+    name: str
+    ours: str
+    tolerance: float | None
+    why: str
 
 
 @dataclass(frozen=True)
@@ -32,17 +52,14 @@ class Peer:
     Attributes:
         packages: pinned, installed without dependencies; the first is the tool itself.
         worker: script in ``workers`` that runs inside the environment.
-        methods: the tool's own name of a method -> this project's method that it is compared with.
-        tolerance: share of the largest score by which the two may differ, where they follow the same rules; else None.
-        why: reason for the tolerance, or for there being none.
+        missing: why the tool cannot be asked, where that is known beforehand.
     """
 
     name: str
     packages: tuple[str, ...]
     worker: str
-    methods: dict[str, str]
-    tolerance: float | None
-    why: str
+    methods: tuple[PeerMethod, ...]
+    missing: str = ""
 
     @property
     def version(self) -> str:
@@ -53,8 +70,10 @@ def python_of(peer: Peer, folder: Path = SCRATCH / "peers") -> Path:
     """The interpreter of the peer's environment, which is made when it is not there.
 
     Raises:
-        PeerError: pip failed; its last line.
+        PeerError: the peer cannot be asked; pip failed, with its last line.
     """
+    if peer.missing:
+        raise PeerError(peer.missing)
     home = folder / peer.name
     python = home / "bin" / "python"
     stamp = home / STAMP
@@ -77,7 +96,14 @@ def _share_packages(home: Path) -> None:
 
 
 def ask(peer: Peer, request: dict[str, Any], folder: Path = SCRATCH / "peers", limit: float = 1800) -> dict[str, Any]:
-    """The worker's answer to a request, both JSON: {"version", "results": [{"method", "value", "scores", "seconds"}]}.
+    """The worker's answer to a request, both JSON, from a process of its own.
+
+    Args:
+        request: ``model`` (its folder), ``method`` (the tool's name), ``prompts`` to attribute, and ``long``: a prompt
+            for which memory is measured after these, or None.
+
+    Returns:
+        ``versions``; ``results``, per prompt ``value``, ``scores`` and ``seconds``; ``megabytes``.
 
     Raises:
         PeerError: the worker failed or took too long; its last line.
@@ -87,8 +113,9 @@ def ask(peer: Peer, request: dict[str, Any], folder: Path = SCRATCH / "peers", l
     question.write_text(json.dumps(request))
     answer.unlink(missing_ok=True)
     command = [str(python), str(WORKERS / peer.worker), str(question), str(answer)]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)} | (STEADY_MEMORY if request["long"] else {})
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False, env=variables)
     except subprocess.TimeoutExpired as error:
         raise PeerError(f"{peer.name} took more than {limit:.0f} s") from error
     if done.returncode or not answer.is_file():

@@ -1,17 +1,12 @@
-"""Runs inside LXT's environment: attributes every prompt of a request with AttnLRP and CP-LRP.
-
-LXT patches classes and has no way back, so each method runs in a process of its own.
-"""
+"""Runs inside LXT's environment: AttnLRP or CP-LRP. LXT patches classes and has no way back: one method per process."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-import time
 import types
-from pathlib import Path
 from typing import Any
+
+from benchmarks.peers.workers.serve import Attribute, Prompt, serve
 
 
 def without_vision() -> None:
@@ -24,7 +19,7 @@ def without_vision() -> None:
     sys.modules.update({"torchvision": vision, "torchvision.models": models})
 
 
-def attribute(request: dict[str, Any], method: str) -> list[dict[str, Any]]:
+def make(folder: str, method: str) -> tuple[Any, Attribute]:
     import torch
     from transformers.models.llama import modeling_llama
 
@@ -32,39 +27,19 @@ def attribute(request: dict[str, Any], method: str) -> list[dict[str, Any]]:
     from lxt.efficient import monkey_patch
     from lxt.efficient.models import llama as rules
 
-    table = {"attnlrp": rules.attnLRP, "cp-lrp": rules.cp_LRP}[method]
-    monkey_patch(modeling_llama, table)
-    model = modeling_llama.LlamaForCausalLM.from_pretrained(request["model"], torch_dtype=torch.float32).eval()
+    monkey_patch(modeling_llama, {"attnlrp": rules.attnLRP, "cp-lrp": rules.cp_LRP}[method])
+    model = modeling_llama.LlamaForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
     model.requires_grad_(False)
-    results = []
-    for prompt in request["prompts"]:
-        start = time.perf_counter()
+
+    def attribute(prompt: Prompt) -> tuple[float, list[float]]:
         embeds = model.get_input_embeddings()(torch.tensor([prompt["ids"]])).requires_grad_()
         logits = model(inputs_embeds=embeds, use_cache=False, logits_to_keep=1).logits[0, -1]
         value = logits[prompt["target"]] - logits[prompt["contrast"]]
         value.backward()
-        scores = (embeds * embeds.grad).sum(-1)[0].tolist()
-        seconds = time.perf_counter() - start
-        results.append({"method": method, "value": float(value.detach()), "scores": scores, "seconds": seconds})
-    return results
+        return float(value.detach()), (embeds * embeds.grad).sum(-1)[0].tolist()
 
-
-def main() -> None:
-    question, answer = map(Path, sys.argv[1:3])
-    request = json.loads(question.read_text())
-    if len(sys.argv) > 3:
-        answer.write_text(json.dumps(attribute(request, sys.argv[3])))
-        return
-    results = []
-    for method in request["methods"]:
-        part = answer.with_suffix(f".{method}.json")
-        subprocess.run([sys.executable, __file__, str(question), str(part), method], check=True)
-        results += json.loads(part.read_text())
-    import transformers
-
-    versions = f"transformers {transformers.__version__}"
-    answer.write_text(json.dumps({"versions": versions, "results": results}))
+    return model, attribute
 
 
 if __name__ == "__main__":
-    main()
+    serve(make)
