@@ -32,7 +32,7 @@ WORDS = [
 
 
 class Tokenizer:
-    """Words as tokens."""
+    """Words as tokens; other characters are passed over."""
 
     eos_token_id = 0
     chat_template = "yes"
@@ -43,9 +43,9 @@ class Tokenizer:
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
         ids, at = [], 0
         while at < len(text):
-            word = max((w for w in WORDS if text.startswith(w, at)), key=len)
-            ids.append(WORDS.index(word))
-            at += len(word)
+            word = max((w for w in WORDS if text.startswith(w, at)), key=len, default=None)
+            ids += [] if word is None else [WORDS.index(word)]
+            at += 1 if word is None else len(word)
         return {"input_ids": ids}
 
     def get_vocab(self) -> dict[str, int]:

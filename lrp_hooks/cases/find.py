@@ -15,7 +15,7 @@ from lrp_hooks.cases.forest import Forest, Growth
 from lrp_hooks.cases.generate import decode, end_ids
 from lrp_hooks.cases.jsonl import Appender, read_objects
 from lrp_hooks.cases.judge import Grade
-from lrp_hooks.cases.race import Pair
+from lrp_hooks.cases.race import CLEAR, Kind, Pair
 from lrp_hooks.cases.reference import Reference
 from lrp_hooks.cases.run import Answer, Clock, Pace
 from lrp_hooks.cases.sandbox import permission
@@ -26,8 +26,6 @@ from lrp_hooks.cases.verify import INSTRUCTIONS
 from lrp_hooks.errors import CaseError, first_line
 from lrp_hooks.loading.loaded import LoadedModel
 
-CLEAR = 1.0
-"""Logits by which the target must lead the contrast for a case to be clear (arXiv 2604.17761, Table 1)."""
 NOT_COMPARABLE = "the official verdict is random"
 NO_MODEL_ANSWER = "the model had no answer"
 
@@ -40,6 +38,7 @@ class Outcome(Strict):
         reason: why it was dropped.
         tokens, seconds: what the search cost; of steps that were shared with other answers, its part.
         tried: positions at which alternatives were continued.
+        repairs: per kind of place, alternatives that were continued and how many of them led to a good answer.
     """
 
     id: Annotated[str, Field(min_length=1)]
@@ -48,6 +47,7 @@ class Outcome(Strict):
     tokens: int = 0
     seconds: float = 0.0
     tried: tuple[int, ...] = ()
+    repairs: Annotated[dict[Kind, tuple[int, int]], Field(default_factory=dict)]
     model: str = ""
 
     @property
@@ -68,6 +68,7 @@ class Summary:
         forced: cases whose answer was written elsewhere.
         own_choice: of those, cases whose target is the model's first choice too.
         kinds: kept cases by how they were found.
+        repairs: per kind of place, alternatives that were continued and how many led to a good answer.
         reasons: dropped answers by reason.
         tokens, seconds: what it cost.
     """
@@ -81,6 +82,7 @@ class Summary:
     forced: int
     own_choice: int
     kinds: dict[str, int]
+    repairs: dict[Kind, tuple[int, int]]
     reasons: dict[str, int]
     tokens: int
     seconds: float
@@ -99,10 +101,20 @@ def summarize(outcomes: Sequence[Outcome]) -> Summary:
         forced=sum(bool(case.written_by) for case in cases),
         own_choice=sum(bool(case.written_by) and case.target is not None and case.target.rank == 1 for case in cases),
         kinds=dict(Counter(str(case.kind) for case in cases).most_common()),
+        repairs=_repairs(outcomes),
         reasons=dict(Counter(each.reason for each in outcomes if each.case is None).most_common()),
         tokens=sum(each.tokens for each in outcomes),
         seconds=sum(each.seconds for each in outcomes),
     )
+
+
+def _repairs(outcomes: Sequence[Outcome]) -> dict[Kind, tuple[int, int]]:
+    made: dict[Kind, tuple[int, int]] = {}
+    for outcome in outcomes:
+        for kind, (tried, good) in outcome.repairs.items():
+            before = made.get(kind, (0, 0))
+            made[kind] = (before[0] + tried, before[1] + good)
+    return made
 
 
 def read_outcomes(path: str | Path) -> list[Outcome]:
@@ -234,7 +246,12 @@ class _Running:
 
     def _spent(self) -> dict[str, Any]:
         tree = self._search.tree
-        return {"tokens": tree.tokens, "seconds": round(tree.seconds, 3), "tried": tuple(self._search.tried)}
+        return {
+            "tokens": tree.tokens,
+            "seconds": round(tree.seconds, 3),
+            "tried": tuple(self._search.tried),
+            "repairs": self._search.repairs(),
+        }
 
     def _end(self, **fields: Any) -> None:
         self.outcome = Outcome(id=self._answer.id, model=self._loaded.name, **fields)

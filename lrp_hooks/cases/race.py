@@ -9,9 +9,13 @@ from typing import Literal
 from lrp_hooks.cases.branch import Branch
 from lrp_hooks.cases.judge import Grade
 
-Kind = Literal["one-way", "before-one-way", "end", "before-end", "success-drop", "first"]
+Kind = Literal["one-way", "before-one-way", "marker", "end", "before-end", "success-drop", "first", "random"]
 Place = tuple[int, Kind]
-"""A position of the answer and why it is looked at."""
+"""A position of the answer and why it is looked at; "random" ones are a control and give no pair."""
+Choice = tuple[int, int, float]
+"""A token that could have been said: id, rank from 1, logit."""
+CLEAR = 1.0
+"""Logits by which the target must lead the contrast for a case to be clear (arXiv 2604.17761, Table 1)."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +52,30 @@ class Pair:
     target_logit: float
     contrast: Alternative
 
+    @property
+    def clear(self) -> bool:
+        """Whether the target leads by more than `CLEAR`."""
+        return self.target_logit - self.contrast.logit > CLEAR
+
 
 @dataclass(frozen=True, eq=False)
 class Try:
-    """An alternative that is being continued: where, which place comes first, which choice (id, rank, logit)."""
+    """An alternative that is being continued.
+
+    Attributes:
+        order: of its place; the first place that has a clear contrast wins.
+        clear: whether it would be a clear contrast.
+    """
 
     position: int
     order: int
-    choice: tuple[int, int, float]
+    choice: Choice
     branch: Branch
+    clear: bool
 
 
 class Race:
-    """Alternatives continued side by side, of which the first place's best is wanted: losers are given up early."""
+    """Alternatives continued side by side; the best of the first place is wanted, and losers are given up early."""
 
     def __init__(self, in_vain: Callable[[Branch], bool], grade: Callable[[Try], Alternative]):
         self.tries: list[Try] = []
@@ -81,5 +96,5 @@ class Race:
 
     def _beats(self, other: Try, mine: Try) -> bool:
         if other.order != mine.order:
-            return other.order < mine.order
+            return other.clear and other.order < mine.order
         return self.grade(other).grade is Grade.PASSES and other.choice[1] < mine.choice[1]

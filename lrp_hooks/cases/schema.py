@@ -166,7 +166,9 @@ class Case(Judged):
     target: CaseToken | None = None
     contrast: CaseToken | None = None
     position: Annotated[int, Field(ge=0)] | None = None
-    kind: Literal["one-way", "before-one-way", "end", "before-end", "success-drop", "first", "given"] | None = None
+    kind: (
+        Literal["one-way", "before-one-way", "marker", "end", "before-end", "success-drop", "first", "given"] | None
+    ) = None
     passes: bool | None = None
     segments: tuple[Span, ...] = ()
     source: str = ""

@@ -3,16 +3,18 @@
 Target: for an instruction that can only be broken, the first token after which no continuation can pass; else the token
 at which the chance of success falls most, p* = argmax_p [s(y_<p) - s(y_<=p)], with s the share of sampled continuations
 that pass. Contrast: the best alternative there whose own greedy continuation passes and ends by itself; where the
-model's best choices hold none, one that a reference model proposes.
+model's best choices hold none, one that a reference model proposes. A place at which the target does not lead that
+alternative clearly is kept for the case that no other place does better.
 """
 
 from __future__ import annotations
 
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from random import Random
 
 from torch import Tensor
 
@@ -20,7 +22,8 @@ from lrp_hooks.cases.branch import Branch, sampler
 from lrp_hooks.cases.forest import Forest, Growth
 from lrp_hooks.cases.generate import decode, end_ids
 from lrp_hooks.cases.judge import Grade, Judge
-from lrp_hooks.cases.race import Alternative, Kind, Pair, Place, Race, Try
+from lrp_hooks.cases.markers import near_misses
+from lrp_hooks.cases.race import CLEAR, Alternative, Choice, Kind, Pair, Place, Race, Try
 from lrp_hooks.cases.reference import Reference
 from lrp_hooks.cases.run import Answer
 from lrp_hooks.errors import InputError
@@ -42,22 +45,27 @@ class Settings:
     Attributes:
         goal: what counts as better: an answer that passes everything, or one that repairs an instruction.
         alternatives: how many of the model's choices are tried at a position.
+        near: the worst rank of a token that begins something that the answer lacks, for it to be tried; 0: none is.
         samples: continuations per position for the chance of success, m; 0 leaves that search out.
         grid: positions at which it is measured before bisection.
         budget: tokens of continuations per answer; a stage that has begun is finished.
         min_words: shorter answers are trivial.
         width: branches written at the same time, of all answers together.
         together: answers searched at the same time.
+        control: positions drawn at random whose alternatives are continued, too, once the search is over: how often
+            another token repairs an answer anywhere. They give no pair.
     """
 
     goal: Grade = Grade.REPAIRS
     alternatives: int = 10
+    near: int = 20
     samples: int = 8
     grid: int = 4
     budget: int = 3000
     min_words: int = 5
     width: int = 64
     together: int = 8
+    control: int = 0
     temperature: float = 1.0
     seed: int = 0
 
@@ -67,8 +75,8 @@ class Settings:
         for name in ("alternatives", "grid", "budget", "min_words", "width", "together"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.samples < 0 or self.temperature <= 0:
-            raise InputError("samples must not be negative, temperature must be positive")
+        if min(self.near, self.samples, self.control) < 0 or self.temperature <= 0:
+            raise InputError("near, samples and control must not be negative, temperature must be positive")
 
 
 Steps = Generator[Growth, None, Pair | None]
@@ -107,37 +115,86 @@ class Search:
     def steps(self) -> Steps:
         """The search, stage by stage; each yields the branches that it needs grown. Returns the pair, or None.
 
-        Where an instruction broke comes first, with the token before it; then the end of an answer that ended too
-        soon; then, where a good answer can be reached from the start, the place where the chance of it falls most; at
-        last the start itself. A later stage is not begun once an earlier one has a pair. When none has, the reference
-        model is asked at the same places.
+        Where an instruction broke comes first, with the token before it; then positions at which what is missing was
+        nearly said; then the end of an answer that ended too soon; then the start itself; at last, where a good answer
+        can be reached from the start, the place where the chance of it falls most. A later stage is not begun once an
+        earlier one has a clear pair. When none has any pair, the reference model is asked at the same places.
         """
         pair = yield from self._own()
         if pair is None and self._reference is not None and not self._spent:
             pair = yield from self._proposed(self._reference)
         if pair is None:
             self.reason = self._why([a for many in self._found.values() for a in many])
+        if self._settings.control:
+            yield from self._continued([(position, "random") for position in self._random()])
         return pair
 
     def _own(self) -> Steps:
-        """Stage by stage with the model's own choices."""
-        for places in self._direct():
+        """Stage by stage with the model's own choices; the first clear pair, else the first of all."""
+        first: Pair | None = None
+        for places, choices in self._stages():
+            yield from self._continued(places, choices)
+            pair = self._best(places)
+            if pair is not None and pair.clear:
+                return pair
+            first = first or pair
+            if self._spent:
+                return first
+        if self._settings.samples and self._hopeful(START[0]):
+            drop = yield from self._drop(self._end())
+            places = self._fresh((drop or 0, "success-drop"))
             yield from self._continued(places)
             pair = self._best(places)
-            if pair is not None:
-                return pair
-            if self._spent:
-                break
-        if not self._spent:
-            yield from self._continued([START])
-        if self._settings.samples and not self._spent and self._hopeful(START[0]):
-            drop = yield from self._drop(self._end())
-            if drop and drop not in self._found:
-                yield from self._continued([(drop, "success-drop")])
-                pair = self._best([(drop, "success-drop")])
-                if pair is not None:
-                    return pair
-        return self._best([START])
+            first = pair if pair is not None and pair.clear else first or pair
+        return first
+
+    def _stages(self) -> Iterator[tuple[list[Place], dict[int, list[Choice]] | None]]:
+        """Places that need no measuring, and the tokens to try there where these are not the model's best choices.
+
+        A place where an instruction broke comes with the token before it, which often decides: " rock" is what went
+        wrong, though only the " " after it makes it a word.
+        """
+        failed = zip(self._verifiers, self._answer.followed, strict=True)
+        breaks = {self._first_token(each.hopeless) for each, followed in failed if not followed}
+        for position in sorted(p for p in breaks if p is not None)[:BREAKS]:
+            yield self._fresh((position, "one-way"), (position - 1, "before-one-way")), None
+        yield self._near()
+        end = len(self._answer.ids)
+        if self._ended and self._end() > end:
+            yield self._fresh((end, "end"), (end - 1, "before-end")), None
+        yield [START], None
+
+    def _fresh(self, *places: Place) -> list[Place]:
+        """Those that have not been tried, without the start, which has a stage of its own."""
+        return [(position, kind) for position, kind in places if position > 0 and position not in self._found]
+
+    def _near(self) -> tuple[list[Place], dict[int, list[Choice]]]:
+        """Positions at which something that the answer lacks was nearly said, and the tokens that begin to say it."""
+        text = self._text(self._answer.ids)
+        lacks = zip(self._verifiers, self._answer.followed, strict=True)
+        wanted = [missing for each, followed in lacks if not followed for missing in each.lacks(text)]
+        ids, offset = self._answer.ids[: self._end()], len(self._answer.prompt_ids)
+        logits = self.tree.logits[offset - 1 : offset - 1 + len(ids)]
+        choices = dict(near_misses(self._tokenizer, wanted, logits, ids, near=self._settings.near))
+        places: list[Place] = [(position, "marker") for position in choices if position not in self._found]
+        return places, choices
+
+    def _random(self) -> list[int]:
+        """Positions of the control, drawn from those that the search has not tried."""
+        rest = [p for p in range(1, len(self._answer.ids)) if p not in self._found]
+        seed = zlib.crc32(f"{self._settings.seed}:{self._answer.id}:control".encode())
+        return sorted(Random(seed).sample(rest, min(self._settings.control, len(rest))))
+
+    def repairs(self) -> dict[Kind, tuple[int, int]]:
+        """Per kind of place: alternatives that were continued, and how many of them led to a good answer.
+
+        Alternatives that were given up because a better one had won count among the first.
+        """
+        made: dict[Kind, tuple[int, int]] = {}
+        for position, found in self._found.items():
+            tried, good = made.get(self._kinds[position], (0, 0))
+            made[self._kinds[position]] = (tried + len(found), good + sum(a.counts for a in found))
+        return made
 
     def _proposed(self, reference: Reference) -> Steps:
         """What the reference model would have said at the places that were tried, in their order."""
@@ -152,7 +209,7 @@ class Search:
             self._found[position] = [*own[position], *made]
         return self._best(places)
 
-    def _ranked(self, position: int, tokens: Sequence[int]) -> list[tuple[int, int, float]]:
+    def _ranked(self, position: int, tokens: Sequence[int]) -> list[Choice]:
         """Id, rank and logit of tokens that have not been tried there, as the failing model sees them."""
         logits = self._logits(position)
         known = {a.id for a in self._found[position]} | {self._token(position)}
@@ -167,12 +224,14 @@ class Search:
         return self.tree.tokens >= self._settings.budget
 
     def _best(self, places: Sequence[Place]) -> Pair | None:
-        """At the first place that has any, the contrast with the best grade, and among those the best rank."""
+        """Of the first place at which the target leads clearly, else of the first that has any: the contrast with the
+        best grade, and among those the best rank."""
+        pairs = []
         for position, kind in places:
             good = [a for a in self._found.get(position, []) if a.counts]
             if good:
-                return self._pair(position, kind, max(good, key=lambda a: (a.grade, -a.rank)))
-        return None
+                pairs.append(self._pair(position, kind, max(good, key=lambda a: (a.grade, -a.rank))))
+        return next((pair for pair in pairs if pair.clear), pairs[0] if pairs else None)
 
     def _why(self, seen: Sequence[Alternative]) -> str:
         if any(a.passes_unended for a in seen):
@@ -195,23 +254,6 @@ class Search:
         """What was said there; after the last token, the end."""
         ids = self._answer.ids
         return ids[position] if position < len(ids) else max(self._ends, key=lambda i: float(self._logits(position)[i]))
-
-    def _direct(self) -> list[list[Place]]:
-        """Places that need no measuring: where instructions broke, and where the answer ended with something missing.
-
-        Each with the token before it, which often decides: " rock" is what went wrong, though only the " " after it
-        makes it a word.
-        """
-        failed = zip(self._verifiers, self._answer.followed, strict=True)
-        breaks = {self._first_token(each.hopeless) for each, followed in failed if not followed}
-        places: list[list[Place]] = [
-            [(position, "one-way"), (position - 1, "before-one-way")]
-            for position in sorted(p for p in breaks if p is not None)[:BREAKS]
-        ]
-        end = len(self._answer.ids)
-        if self._ended and self._end() > end:
-            places.append([(end, "end"), (end - 1, "before-end")])
-        return _once(places)
 
     def _end(self) -> int:
         """From where on there is no chance of success: where everything is ruled out, or after the end of the answer.
@@ -243,21 +285,25 @@ class Search:
         return self.tree.logits[len(self._answer.prompt_ids) + position - 1].float()
 
     def _continued(
-        self, places: Sequence[Place], choices: dict[int, list[tuple[int, int, float]]] | None = None
+        self, places: Sequence[Place], choices: dict[int, list[Choice]] | None = None
     ) -> Generator[Growth, None, None]:
         """Other tokens at the places, the model's own choices unless given, each continued greedily, all at once."""
+        if not places:
+            return
         race = Race(self._in_vain, lambda tried: self._graded(tried.branch, *tried.choice))
         for order, (position, kind) in enumerate(places):
             if position not in self._kinds:
                 self._kinds[position] = kind
                 self.tried.append(position)
+            said = float(self._logits(position)[self._token(position)])
             for choice in self._choices(position) if choices is None else choices[position]:
-                race.tries.append(Try(position, order, choice, self._branch(position, choice[0])))
+                clear = said - choice[2] > CLEAR
+                race.tries.append(Try(position, order, choice, self._branch(position, choice[0]), clear))
         yield Growth(self.tree, [each.branch for each in race.tries], stop=race.lost)
         for position, _ in places:
             self._found[position] = [race.grade(each) for each in race.tries if each.position == position]
 
-    def _choices(self, position: int) -> list[tuple[int, int, float]]:
+    def _choices(self, position: int) -> list[Choice]:
         """Id, rank and logit of the best tokens besides the one that was said."""
         values, ids = self._logits(position).topk(self._settings.alternatives + 1)
         ranked = zip(ids.tolist(), range(1, len(ids) + 1), values.tolist(), strict=True)
@@ -326,14 +372,3 @@ class Search:
         for position, drawn in branches.items():
             passed = sum(b.ended and self._judge.good(self._said(b)) for b in drawn)
             self._shares[position] = passed / len(drawn)
-
-
-def _once(stages: Sequence[Sequence[Place]]) -> list[list[Place]]:
-    """The stages with each position in the first one only, and without the start, which has a stage of its own."""
-    seen: set[int] = set()
-    kept = []
-    for stage in stages:
-        fresh = [(position, kind) for position, kind in stage if position > 0 and position not in seen]
-        seen |= {position for position, _ in fresh}
-        kept += [fresh] if fresh else []
-    return kept

@@ -71,6 +71,7 @@ def find(
     alternatives: Annotated[int, typer.Option(help="Tokens that are tried at a position.")] = 10,
     samples: Annotated[int, typer.Option(help="Sampled continuations per position; 0: only one-way errors.")] = 8,
     budget: Annotated[int, typer.Option(help="Tokens of continuations per answer.")] = 6000,
+    control: Annotated[int, typer.Option(help="Also try so many random positions per answer, as a control.")] = 0,
     reference: Annotated[
         str | None, typer.Option(help="A model of the same tokenizer; proposes tokens where the model's own fail.")
     ] = None,
@@ -93,7 +94,7 @@ def find(
     goals = {"repair": Grade.REPAIRS, "pass": Grade.PASSES}
     if goal not in goals:
         raise InputError(f"unknown goal {goal!r}. choices: {', '.join(goals)}")
-    settings = Settings(goals[goal], alternatives, samples, budget=budget)
+    settings = Settings(goals[goal], alternatives, samples=samples, budget=budget, control=control)
     failed = [answer for answer in read_answers(answers) if answer.failed][:limit]
     runs = any(each.executes for answer in failed for each in answer.instructions)
     console, notes = consoles()
@@ -190,10 +191,11 @@ def show_summary(summary: Summary, console: Console) -> None:
         **({"  of answers written elsewhere (teacher-forced)": summary.forced} if summary.forced else {}),
         **({"    whose target is the model's choice, too": summary.own_choice} if summary.forced else {}),
         **{f"  found by {kind}": count for kind, count in summary.kinds.items()},
+        **{f"  good alternatives at {kind}": f"{good} of {n}" for kind, (n, good) in summary.repairs.items()},
         "dropped": summary.searched - summary.kept,
         **{f"  {reason}": count for reason, count in summary.reasons.items()},
     }
     for name, count in rows.items():
-        console.print(f"{name:<52}{count:>6}", markup=False, highlight=False)
+        console.print(f"{name:<46}{count:>12}", markup=False, highlight=False)
     pace = summary.tokens / summary.seconds if summary.seconds else 0.0
     console.print(f"clear case rate {rate:.1%}; {summary.tokens} tokens, {pace:.0f} tokens/s", highlight=False)

@@ -39,6 +39,10 @@ class Instruction(ABC):
         """
         return False
 
+    def lacks(self, text: str) -> tuple[str, ...]:
+        """Texts of which a response that does not follow the instruction lacks one; empty where no text would do."""
+        return ()
+
     def broken_at(self, text: str) -> int | None:
         """Index of the character after which no continuation can pass, None when there is none.
 

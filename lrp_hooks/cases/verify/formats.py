@@ -30,6 +30,9 @@ class NumberBullets(Instruction):
     def hopeless(self, text: str) -> bool:
         return self._count(text) > self.num_bullets
 
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return ("*", "-") if self._count(text) < self.num_bullets else ()
+
 
 @dataclass(frozen=True)
 class NumberHighlights(Instruction):
@@ -42,6 +45,9 @@ class NumberHighlights(Instruction):
         double = [part[2:-2] for part in re.findall(r"\*\*[^\n\*]*\*\*", text)]
         return sum(bool(part.strip()) for part in (*single, *double)) >= self.num_highlights
 
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return () if self.holds(text) else ("*", "**")
+
 
 @dataclass(frozen=True)
 class MultipleSections(Instruction):
@@ -53,6 +59,9 @@ class MultipleSections(Instruction):
     def holds(self, text: str) -> bool:
         return len(re.findall(rf"\s?{self.section_spliter.strip()}\s?\d+\s?", text)) >= self.num_sections
 
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return () if self.holds(text) else (self.section_spliter.strip(),)
+
 
 @dataclass(frozen=True)
 class Placeholders(Instruction):
@@ -62,6 +71,9 @@ class Placeholders(Instruction):
 
     def holds(self, text: str) -> bool:
         return len(re.findall(r"\[.*?\]", text)) >= self.num_placeholders
+
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return () if self.holds(text) else ("[",)
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,9 @@ class Postscript(Instruction):
         pattern = known.get(marker, rf"\s*{marker.lower()}.*$")
         return re.search(pattern, text.lower(), flags=re.MULTILINE) is not None
 
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return () if self.holds(text) else (self.postscript_marker.strip(),)
+
 
 @dataclass(frozen=True)
 class Title(Instruction):
@@ -84,6 +99,9 @@ class Title(Instruction):
     def holds(self, text: str) -> bool:
         return any(title.lstrip("<").rstrip(">").strip() for title in re.findall(r"<<[^\n]+>>", text))
 
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return () if self.holds(text) else ("<<",)
+
 
 @dataclass(frozen=True)
 class ConstrainedResponse(Instruction):
@@ -91,6 +109,9 @@ class ConstrainedResponse(Instruction):
 
     def holds(self, text: str) -> bool:
         return any(answer in text for answer in _ANSWERS)
+
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return () if self.holds(text) else _ANSWERS
 
 
 @dataclass(frozen=True)
@@ -147,6 +168,9 @@ class TwoResponses(Instruction):
         responses, blank = self._parts(text)
         return blank or len(responses) > 2
 
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return (_SEPARATOR,) if len(self._parts(text)[0]) < 2 else ()
+
 
 @dataclass(frozen=True)
 class RepeatPrompt(Instruction):
@@ -170,3 +194,6 @@ class EndPhrase(Instruction):
 
     def holds(self, text: str) -> bool:
         return text.strip().strip('"').lower().endswith(self.end_phrase.strip().lower())
+
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return () if self.holds(text) else (self.end_phrase.strip(),)

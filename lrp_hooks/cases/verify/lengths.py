@@ -50,6 +50,9 @@ class NumberParagraphs(Instruction):
         count, blank = self._parts(text)
         return blank or count > self.num_paragraphs
 
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return ("***",) if self._parts(text)[0] < self.num_paragraphs else ()
+
 
 @dataclass(frozen=True)
 class NthParagraphFirstWord(Instruction):

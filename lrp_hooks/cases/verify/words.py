@@ -27,7 +27,10 @@ class Existence(Instruction):
     keywords: tuple[str, ...]
 
     def holds(self, text: str) -> bool:
-        return all(_pattern(word).search(text) for word in self.keywords)
+        return not self.lacks(text)
+
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return tuple(word for word in self.keywords if not _pattern(word).search(text))
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class Frequency(Instruction):
 
     def hopeless(self, text: str) -> bool:
         return too_many(self._count(text), self.relation, self.frequency)
+
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return () if self.relation == "less than" or self.holds(text) else (self.keyword.strip(),)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bigrams import COMMAS, loaded
+import torch
+from bigrams import COMMAS, WORDS, loaded
 
 from lrp_hooks.cases import find as find_module
 from lrp_hooks.cases import run as run_module
@@ -136,7 +137,7 @@ def test_what_is_missing_is_found_by_the_fall_of_success(tmp_path: Path) -> None
     asked = prompt(1, ["keywords:existence"], {"keywords": ["rock"]})
     failed = answer(model, tmp_path, asked)
     assert failed.response == " sun is warm and cold."
-    outcome = find_case(model, failed, Settings(samples=64, temperature=1.5, alternatives=1))
+    outcome = find_case(model, failed, Settings(samples=64, temperature=1.5, alternatives=1, near=0))
     case = outcome.case
     assert case is not None
     assert case.target is not None
@@ -145,11 +146,65 @@ def test_what_is_missing_is_found_by_the_fall_of_success(tmp_path: Path) -> None
     assert (case.target.text, case.contrast.text) == (" cold", " moon")
 
 
+def test_what_is_missing_is_found_where_it_was_nearly_said(tmp_path: Path) -> None:
+    odds = {"_sun": [" is", " a"], "_is": [" warm", " x", " rock"], "_warm": [" and", " a"], "_and": [" cold", " rock"]}
+    model = loaded(**{**DROP, **odds, "_cold": [".", " a"]})
+    failed = answer(model, tmp_path, prompt(1, ["keywords:existence"], {"keywords": ["rock"]}))
+    outcome = find_case(model, failed, Settings(samples=0, alternatives=1, near=2))
+    case = outcome.case
+    assert case is not None
+    assert case.contrast is not None
+    assert (case.kind, case.completion) == ("marker", " sun is warm and")  # after " is" it is the third choice
+    assert (case.contrast.text, case.contrast.rank) == (" rock", 2)
+    assert outcome.tried == (4,)
+    assert outcome.repairs == {"marker": (1, 1)}
+    wider = find_case(model, failed, Settings(samples=0, alternatives=1, near=3))
+    assert wider.tried[0] == 4  # the better rank first
+    assert 2 in wider.tried
+    nothing = find_case(model, failed, Settings(samples=0, alternatives=1, near=0))
+    assert "marker" not in nothing.repairs
+
+
+def test_a_pair_without_a_clear_lead_waits_for_a_clear_one(tmp_path: Path) -> None:
+    model = loaded(**{**COMMAS, "_is": [" warm", " cold"], "_cold": [" and"], "_and": [" x"], "_x": ["."]})
+    with torch.no_grad():
+        model.model.table[WORDS.index(" warm"), WORDS.index(" and")] = 5.5  # half a logit below the comma
+    failed = answer(model, tmp_path)
+    outcome = find_case(model, failed, Settings(samples=0))
+    case = outcome.case
+    assert case is not None
+    assert (case.kind, case.completion, case.delta_logit) == ("before-one-way", " sun is", pytest.approx(1.5))
+    with torch.no_grad():
+        model.model.table[WORDS.index(" is"), WORDS.index(" cold")] = 5.5
+        model.model.table[WORDS.index("say"), WORDS.index(" moon")] = -9.0
+    outcome = find_case(model, failed, Settings(samples=0))
+    case = outcome.case
+    assert case is not None
+    assert (case.kind, case.delta_logit, outcome.clear) == ("one-way", pytest.approx(0.5), False)
+    assert outcome.tried == (3, 2, 0)  # every stage has had its turn
+
+
+def test_random_positions_are_a_control_and_give_no_pair(tmp_path: Path) -> None:
+    model = loaded(**{**DROP, "_and": [" cold", " rock"], "user": [" sun"]})
+    failed = answer(model, tmp_path, prompt(1, ["keywords:existence"], {"keywords": ["rock"]}))
+    settings = Settings(samples=0, alternatives=1, near=0, control=9)
+    plain, outcome = (find_case(model, failed, each) for each in (replace(settings, control=0), settings))
+    assert plain.case is None
+    assert outcome.case is None
+    assert outcome.reason == plain.reason
+    assert plain.tried == (6, 5, 0)
+    assert outcome.tried == (6, 5, 0, 1, 2, 3, 4)
+    assert outcome.repairs["random"] == (4, 1)  # " rock" after " and"
+    some = [find_case(model, failed, replace(settings, control=2)).tried for _ in range(2)]
+    assert len(some[0]) == 5
+    assert some[0] == some[1]
+
+
 def test_an_answer_that_ends_too_soon_has_its_end_as_target(tmp_path: Path) -> None:
     model = loaded(**{**DROP, "_and": [" cold"], "stop": ["<end>", " rock"], "_rock": [" x"], "_x": ["<end>"]})
     failed = answer(model, tmp_path, prompt(1, ["keywords:existence"], {"keywords": ["rock"]}))
     assert failed.ended
-    case = find_case(model, failed, Settings(samples=0, alternatives=1)).case
+    case = find_case(model, failed, Settings(samples=0, alternatives=1, near=0)).case
     assert case is not None
     assert case.target is not None
     assert case.contrast is not None
@@ -184,7 +239,7 @@ def test_an_answer_that_is_wrong_from_its_first_token_is_another_answer_altogeth
 def test_reasons_for_dropping(tmp_path: Path, odds: dict[str, list[str]], samples: int, reason: str) -> None:
     model = loaded(**odds)
     asked = prompt(1, ["keywords:existence"], {"keywords": ["rock"]})
-    settings = Settings(samples=samples, alternatives=1, temperature=0.5)
+    settings = Settings(samples=samples, alternatives=1, temperature=0.5, near=0)
     outcome = find_case(model, answer(model, tmp_path, asked), settings)
     assert outcome.case is None
     assert outcome.reason == reason

@@ -150,3 +150,46 @@ def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     language._sentences.cache_clear()
     with pytest.raises(MissingExtraError, match=r"nltk, which is not installed.*lrp-hooks\[cases\]"):
         instruction("length_constraints:number_sentences", {"num_sentences": 1, "relation": "at least"}).passes("Hi.")
+
+
+LACKING: list[tuple[str, dict[str, Any], str, str]] = [
+    ("detectable_format:number_bullet_lists", {"num_bullets": 2}, "* one", "*"),
+    ("detectable_format:number_highlighted_sections", {"num_highlights": 1}, "none", "*"),
+    ("detectable_format:multiple_sections", {"section_spliter": "Part", "num_sections": 1}, "none", "Part"),
+    ("detectable_content:number_placeholders", {"num_placeholders": 1}, "none", "["),
+    ("detectable_content:postscript", {"postscript_marker": "P.S."}, "none", "P.S."),
+    ("detectable_format:title", {}, "none", "<<"),
+    ("detectable_format:constrained_response", {}, "none", "My answer is no."),
+    ("combination:two_responses", {}, "one", "******"),
+    ("startend:end_checker", {"end_phrase": "That is all."}, "none", "That is all."),
+    ("length_constraints:number_paragraphs", {"num_paragraphs": 2}, "one", "***"),
+    ("keywords:existence", {"keywords": ["sun", "moon"]}, "the sun", "moon"),
+    ("keywords:frequency", {"keyword": "sun", "frequency": 2, "relation": "at least"}, "sun", "sun"),
+]
+
+
+@pytest.mark.parametrize(("key", "parameters", "text", "lacking"), LACKING, ids=[row[0] for row in LACKING])
+def test_what_a_response_lacks_begins_what_would_pass(
+    key: str, parameters: dict[str, Any], text: str, lacking: str
+) -> None:
+    made = instruction(key, parameters)
+    assert not made.passes(text)
+    assert lacking in made.lacks(text)
+    ends = {"*": "* two *", "Part": "Part 1", "[": "[name]", "<<": "<<name>>", "******": "****** two", "***": "*** two"}
+    repaired = f"{text}\n{ends.get(lacking, lacking)}"
+    assert made.passes(repaired)
+    assert made.lacks(repaired) == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "parameters"),
+    [
+        ("punctuation:no_comma", {}),
+        ("keywords:frequency", {"keyword": "a", "frequency": 1, "relation": "less than"}),
+        ("detectable_format:number_bullet_lists", {"num_bullets": 0}),
+    ],
+)
+def test_what_is_too_much_lacks_nothing(key: str, parameters: dict[str, Any]) -> None:
+    made = instruction(key, parameters)
+    assert not made.passes("* a, b")
+    assert made.lacks("* a, b") == ()

@@ -1,0 +1,60 @@
+"""Where an answer nearly said what it lacks: positions at which a token that begins a missing text was a good choice.
+
+A title needs "<<", a list its bullets, a keyword itself. Where such a token was among the model's best choices and
+another one was said, saying it may be all that the answer needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_hooks.cases.race import Choice
+
+MOST = 6
+"""Positions that are tried per answer."""
+
+
+def near_misses(
+    tokenizer: Any, wanted: Sequence[str], logits: Tensor, said: Sequence[int], *, near: int
+) -> list[tuple[int, list[Choice]]]:
+    """Positions at which tokens that begin one of the ``wanted`` texts have rank ``near`` or better; best ranks first.
+
+    Args:
+        logits: [P, V], before each of the P tokens that were ``said``. Position 0 is left out: it is another answer.
+    """
+    tokens = first_tokens(tokenizer, wanted)
+    if not tokens or len(said) < 2:
+        return []
+    ids = torch.tensor(tokens, device=logits.device)
+    mine = logits[1:, ids].float()  # [P - 1, K]
+    ranks = torch.stack([(row > each[:, None]).sum(1) + 1 for row, each in zip(logits[1:].float(), mine, strict=True)])
+    found = []
+    for position, (row, values) in enumerate(zip(ranks.tolist(), mine.tolist(), strict=True), start=1):
+        choices = [
+            (token, rank, value)
+            for token, rank, value in zip(tokens, row, values, strict=True)
+            if rank <= near and token != said[position]
+        ]
+        if choices:
+            found.append((position, sorted(choices, key=lambda choice: choice[1])))
+    return sorted(found, key=lambda each: each[1][0][1])[:MOST]
+
+
+def first_tokens(tokenizer: Any, wanted: Sequence[str]) -> list[int]:
+    """Ids of the tokens that begin the texts, also after a space or at the beginning of a line; never white space."""
+    found = []
+    for text in wanted:
+        for before in ("", " ", "\n"):
+            bare, ids = (_ids(tokenizer, part) for part in (before, before + text))
+            rest = ids[len(bare) :] if ids[: len(bare)] == bare else ids
+            if rest and tokenizer.decode(rest[:1]).strip():
+                found.append(rest[0])
+    return list(dict.fromkeys(found))
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
