@@ -68,13 +68,20 @@ def run_all(suites: Sequence[Suite], *, resume: bool) -> int:
 
 
 def measured(suite: Suite) -> bool:
-    """Gate and suite; how long they took goes to ``results/run.json``."""
-    start, interrupted = time.perf_counter(), (SCRATCH / f"{suite.name}.jsonl").is_file()
+    """Gate and suite; how long they took goes to ``results/run.json``, if they came to a result."""
+    start, interrupted, before = time.perf_counter(), (SCRATCH / f"{suite.name}.jsonl").is_file(), written(suite)
     if not gate_is_green(suite):
         return False
     good = run(suite)
-    remember_time(suite, None if interrupted else time.perf_counter() - start)
+    if written(suite) != before:
+        remember_time(suite, None if interrupted else time.perf_counter() - start)
     return good
+
+
+def written(suite: Suite) -> int | None:
+    """When the suite's result was written, in ns; None if it never was."""
+    path = RESULTS / f"{suite.name}.json"
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def remember_time(suite: Suite, seconds: float | None) -> None:

@@ -83,26 +83,34 @@ def test_a_red_gate_measures_nothing(
     assert not (tmp_path / "run.json").exists()
     assert run.run_all([green], resume=False) == 0
     assert ran == ["one"]
-    assert report.read_times()["one"]["seconds"] > 0
 
 
 def at(times: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times of suites are kept there."""
+    """Times of suites are kept there, and results beside them."""
+    monkeypatch.setattr(run, "RESULTS", times.parent)
     monkeypatch.setattr(run, "TIMES", times)
     monkeypatch.setattr(report, "TIMES", times)
 
 
-def test_times_are_remembered_unless_a_run_went_on_from_an_interrupted_one(
+def test_times_are_remembered_of_whole_runs_that_came_to_a_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at(tmp_path / "run.json", monkeypatch)
     monkeypatch.setattr(run, "SCRATCH", tmp_path)
     monkeypatch.setattr(run, "gate_is_green", lambda suite: True)
-    monkeypatch.setattr(run, "run", lambda suite, *words, **more: suite.name == "one")
+
+    def suite_runs(suite: Suite, *words: str, **more: Any) -> bool:
+        if suite.name != "three":
+            (tmp_path / f"{suite.name}.json").write_text("{}")
+        return suite.name == "one"
+
+    monkeypatch.setattr(run, "run", suite_runs)
     (tmp_path / "two.jsonl").touch()
     assert run.measured(RATIO)
-    assert not run.measured(SCORE)
+    assert not run.measured(SCORE)  # a limit was missed, but there is a result
+    assert not run.measured(replace(RATIO, name="three"))
     times = report.read_times()
+    assert list(times) == ["one", "two"]
     assert times["one"]["seconds"] >= 0
     assert times["two"]["seconds"] is None
     assert times["one"]["threads"] >= 1
