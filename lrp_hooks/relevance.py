@@ -87,7 +87,7 @@ class Relevance:
     def ledger(self) -> Tensor:
         """[B, L+1] error of the ledger at each residual point, relative to sum |R| there.
 
-        The ledger (DESIGN.md, section 3) says: relevance at a residual point plus everything absorbed above
+        The ledger (docs/mathematics.md) says: relevance at a residual point plus everything absorbed above
         it equals the explained value, for every LRP composite. It is 0 up to rounding when each non-linear
         part of the model has its rule. An encoder's stream has its own: ``relevance.encoder.ledger()``.
 

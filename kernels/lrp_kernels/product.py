@@ -64,7 +64,7 @@ def shared_bilinear(
     """product(a + shift, b), bilinear; ``a`` and ``b`` get ``factors`` of the relevance of product(a, b).
 
     product(shift, b) is linear in b and goes to it whole. ``observe`` is given (a, b, their gradients, the product's)
-    in the backward pass. Source: AttnLRP, section 3.3; DESIGN.md, section 3.
+    in the backward pass. Source: AttnLRP, section 3.3; docs/mathematics.md.
     """
     out: Tensor = _Shared.call(a, b, product, factors, shift, observe)
     return out

@@ -2,7 +2,7 @@
 
 An edge A[j, i] of the transition (s, t) is the relevance that token j's share <h_t^j, g_t^j> at residual point t sends
 to token i at point s, with g kept fixed. Under LRP's rules everything in a block except attention is token-local, so
-with what the one backward pass already computed (DESIGN.md, section 4):
+with what the one backward pass already computed (docs/mathematics.md):
 
     A[j, i] = A_v[j, i] + A_k[j, i] + [i = j] (<q~_j, dq_j> + rest_j)
     rest_i  = R_i - <q~_i, dq_i> - <k~_i, dk_i> - <v~_i, dv_i>          residual connection, MLP, all else in the block

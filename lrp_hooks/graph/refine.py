@@ -1,7 +1,7 @@
 """Below the level of tokens: what one node consists of, and edges between chosen MLP neurons.
 
 The relevance of a part x of a node (a hidden dimension, a head's output, a neuron) is x times its gradient, as for
-tokens. An edge between neurons is that of DESIGN.md, section 4, between smaller things: neuron m of token j in an upper
+tokens. An edge between neurons is that of docs/mathematics.md, between smaller things: neuron m of token j in an upper
 block has the share x_m g_m with g_m kept fixed, and sends x_n d(x_m g_m)/d x_n to neuron n of token i in a lower block.
 """
 

@@ -1,4 +1,4 @@
-"""Banks of expert MLPs behind transformers' experts interface: routing weights are constants (DESIGN.md, section 3).
+"""Banks of expert MLPs behind transformers' experts interface: routing weights are constants (docs/mathematics.md).
 
 The half rule on (routing weight) x (expert output) would lose about half of the relevance wherever the weights are
 renormalised. Inside the bank the gated product has its rule like any other (`lrp_hooks.rules.inline.claim`).

@@ -40,8 +40,8 @@ class Graphs(Attributions):
     ) -> dict[tuple[int, int], Tensor]:
         """Dense edges between residual points, for small inputs: ``{(s, t): [T, T]}``.
 
-        Entry [j, i] is the relevance that token j at residual point t sends to token i at point s (DESIGN.md,
-        section 4), in logits, float32. Rows and columns of padding are 0.
+        Entry [j, i] is the relevance that token j at residual point t sends to token i at point s, in logits,
+        float32 (docs/mathematics.md). Rows and columns of padding are 0.
 
         Args:
             layers: ascending residual points, 0..L; transitions are its neighbouring pairs. Default: all.

@@ -1,4 +1,4 @@
-"""Life cycle: in place, this instance only, exact undo, and the traps of DESIGN.md section 8."""
+"""Life cycle: in place, this instance only, exact undo, and the traps that have been met."""
 
 from __future__ import annotations
 

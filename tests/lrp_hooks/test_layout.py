@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,13 @@ def test_kernels_know_neither_transformers_nor_the_package() -> None:
 def test_no_folder_shadows_a_library() -> None:
     assert not (ROOT / "kernels" / "__init__.py").exists()  # would hide the Hugging Face `kernels` library
     assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+def test_documents_that_the_code_cites_are_in_the_repository() -> None:
+    for folder in ("lrp_hooks", "kernels", "benchmarks", "tests"):
+        for path in ROOT.glob(f"{folder}/**/*.py"):
+            for name in re.findall(r"\bdocs/[\w-]+\.md\b|\b[A-Z]+\.md\b", path.read_text()):
+                assert (ROOT / name).is_file(), f"{path.relative_to(ROOT)} cites {name}"
 
 
 def test_importing_loads_no_torch_and_names_resolve() -> None:

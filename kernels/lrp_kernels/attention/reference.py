@@ -1,7 +1,7 @@
 """Softmax attention and its LRP gradient, one row block of one key head at a time: never an n x n array.
 
 With o the gradient at the output, P the attention weights, D_j = <o_j, out_j> and lambda the slope of a softcap
-(AttnLRP, arXiv 2402.05602, section 3.3, in gradient form; DESIGN.md, sections 3 and 4):
+(AttnLRP, arXiv 2402.05602, section 3.3, in gradient form; docs/mathematics.md):
 
     dv_i = c_v sum_j P_ji o_j       dS_ji = lambda_ji P_ji (<o_j, v_i> - D_j)
     dq_j = c_q scale sum_i dS_ji k_i          dk_i = c_k scale sum_j dS_ji q_j

@@ -1,4 +1,4 @@
-"""What each query row j of one attention call sends to each key column i, head by head (DESIGN.md, section 4).
+"""What each query row j of one attention call sends to each key column i, head by head (docs/mathematics.md).
 
     value path   A_v[j,i] = c_v P_ji <o_j, v~_i>
     key path     A_k[j,i] = c_k dS_ji scale <q_j, k~_i>       dS_ji = lambda_ji P_ji (<o_j, v_i> - D_j)

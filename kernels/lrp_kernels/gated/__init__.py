@@ -103,7 +103,7 @@ def gated_product(
 ) -> Tensor:
     """act(gate) * up with ``factors`` (gate, up) of the relevance: (1/2, 1/2) AttnLRP, (0, 1) CP-LRP.
 
-    Source: AttnLRP (arXiv 2402.05602), section 3.3; DESIGN.md, section 3. ``act`` gives the values, ``activation``
+    Source: AttnLRP (arXiv 2402.05602), section 3.3; docs/mathematics.md. ``act`` gives the values, ``activation``
     the slope. ``observe`` gets (product, its gradient) in the backward pass.
     """
     out: Tensor = _GatedProduct.call(gate, up, act, activation, factors, observe, backend)

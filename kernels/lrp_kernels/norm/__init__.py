@@ -55,7 +55,7 @@ def detached_norm(
 ) -> Tensor:
     """Normalise ``x`` [..., D]; in the backward pass 1/rms (or 1/std) is a constant.
 
-    Source: AttnLRP (arXiv 2402.05602), section 3.3; DESIGN.md, section 3.
+    Source: AttnLRP (arXiv 2402.05602), section 3.3; docs/mathematics.md.
 
     Args:
         x: [..., D], any floating dtype; statistics are float32 (float64 for float64 where the module's are).

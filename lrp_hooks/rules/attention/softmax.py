@@ -113,7 +113,7 @@ class AttentionInputs(RuleFunction):
     """Identity on q, k, v [B, H, T, d]; scales their gradients and records what the softmax absorbs.
 
     Absorbed by one call: (1 - c_v)<out, d out> - <q, d q> - <k, d k>, where <v, d v> = c_v <out, d out> always, so that
-    ``out`` need not be kept (DESIGN.md, section 3).
+    ``out`` need not be kept (docs/mathematics.md).
     """
 
     @staticmethod

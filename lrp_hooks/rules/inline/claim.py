@@ -1,7 +1,7 @@
 """Non-linear operations that a forward computes inline: each gets its rule where it happens.
 
 While a module's own forward runs (not its children's), every torch function is looked at. One whose operands carry
-relevance and that is not linear in them is replaced by its rule of DESIGN.md, section 3: element-wise functions pass
+relevance and that is not linear in them is replaced by its rule of docs/mathematics.md: element-wise functions pass
 their slope, scales of norms are constants, products share, a softmax keeps its gradient. Values stay the module's own,
 operation by operation. Additive constants are booked, so that the ledger stays a certificate. What has no rule here
 keeps its gradient, and the walk over the autograd graph refuses it.

@@ -1,6 +1,6 @@
 """Attention that a forward writes out (scores, softmax, product) seen as one call of attention.
 
-What the closed form of a block's edges needs (DESIGN.md, section 4) is then there as for a call of the attention
+What the closed form of a block's edges needs (docs/mathematics.md) is then there as for a call of the attention
 function: q, k, v, their gradients and the output's. The two products are recognised while gradients are recorded;
 runs of the block without gradients (for its tangents, or with parts of its attention cut) repeat what was found.
 """

@@ -104,7 +104,7 @@ def test_heads_and_paths_add_up(composite: str) -> None:
 
 
 def test_row_sums_and_the_rest_have_teeth_on_a_bias_free_block() -> None:
-    """rest_i = R_t^i - D_i and sum_i A[j, i] = R_t^j - (1 - c_v) D_j + 2 A_q[j, j] (DESIGN.md, section 4)."""
+    """rest_i = R_t^i - D_i and sum_i A[j, i] = R_t^j - (1 - c_v) D_j + 2 A_q[j, j] (docs/mathematics.md)."""
     seen: list[tuple[int, Any]] = []
     model, ids = build("llama-bias-free"), inputs("llama")
     with exact_float64(), instrument(model) as lrp:
