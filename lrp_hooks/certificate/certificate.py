@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from torch import Tensor
 from lrp_hooks.certificate.entries import EntryCheck, check_entries
 from lrp_hooks.certificate.leak import first_leak
 from lrp_hooks.certificate.report import Report, make_report
+from lrp_hooks.loading.origin import versions
 from lrp_hooks.structure.probe import probe_inputs
 from lrp_hooks.targets import AnswerSpan, Logit, LogitDiff, Target
 
@@ -103,19 +103,4 @@ def refusal(error: UnclaimedModuleError) -> dict[str, Any]:
         "class": error.class_name,
         "tried": error.tried,
         "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the packages that decide what a model computes."""
-    import torch
-    import transformers
-
-    import lrp_hooks
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "lrp_hooks": lrp_hooks.__version__,
     }

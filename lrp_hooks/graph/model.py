@@ -58,7 +58,7 @@ class AttributionGraph:
         input_ids: [T] or None.
         transitions: what pruning did.
         detail: per edge the paths and heads it takes, on request.
-        about: model, target, value, options: plain text and numbers.
+        about: model, target, value, options, and ``origin``: names, revision, versions. Plain text and numbers.
     """
 
     relevance: Tensor

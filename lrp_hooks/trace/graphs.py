@@ -20,6 +20,7 @@ from lrp_hooks.graph.make import GraphMaker, check_cuts, explained_positions, sc
 from lrp_hooks.graph.model import AttributionGraph
 from lrp_hooks.graph.packed import StateCollector
 from lrp_hooks.graph.plan import Method, check_points, make_plan
+from lrp_hooks.loading.origin import origin, short_name
 from lrp_hooks.segments import Segment
 from lrp_hooks.targets import AnyTarget
 from lrp_hooks.tokens import token_texts
@@ -121,7 +122,7 @@ class Graphs(Attributions):
                 "exact" refuses those; "packed" is the slow way for everything.
             connected: keep only edges from which an explained position can be reached: the target's, every position
                 whose logits it reads (`SequenceLogProb`), or, for classes, every token that the head reads.
-            tokenizer: for the nodes' text.
+            tokenizer: for the nodes' text; its name goes into ``about["origin"]``, beside the model's.
             progress: called with (transitions done, transitions in all).
 
         Raises:
@@ -161,13 +162,14 @@ class Graphs(Attributions):
         ids = None if self.input_ids is None else self.input_ids[row].cpu()
         graph = builder.graph(positions, self._columns(ids, tokenizer, grouping), ids)
         about = {
-            "model": type(lrp.model).__name__,
+            "model": short_name(lrp.model),
             "composite": relevance.composite,
             "target": relevance.target,
             "value": float(relevance.value[row]),
             **({} if relevance.target_value is None else {"target_value": float(relevance.target_value[row])}),
             "pruning": asdict(pruning),
             **({"around": around} if around else {}),
+            "origin": origin(lrp.model, tokenizer),
         }
         graph = replace(graph, about=about)
         return graph.connected() if connected else graph

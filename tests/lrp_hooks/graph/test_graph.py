@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import platform
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,12 @@ import pytest
 import torch
 from families import build, inputs
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
+import lrp_hooks
 from lrp_hooks import AttributionGraph, LogitDiff, instrument
 from lrp_hooks.errors import GraphError
 from lrp_hooks.graph.prune import RowBlocks, keep_above, keep_columns, keep_top_p
@@ -223,6 +229,26 @@ def test_a_saved_graph_is_the_same_graph(lrp: Any, tmp_path: Path) -> None:
         assert torch.equal(getattr(loaded, name), getattr(graph, name))
     assert (loaded.tokens, loaded.transitions, loaded.about) == (graph.tokens, graph.transitions, graph.about)
     assert loaded.position == graph.position
+
+
+def test_a_graph_says_where_it_comes_from(lrp: Any, tmp_path: Path) -> None:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, "a")))
+    tokenizer.name_or_path = "somebody/words"
+    config = lrp.model.config
+    known = {package: metadata.version(package) for package in ("torch", "transformers")}
+    for name, commit, called in (("", None, "Qwen2ForCausalLM"), ("somebody/model", "c0ffee", "somebody/model")):
+        config.name_or_path, config._commit_hash = name, commit
+        graph = lrp.trace(input_ids=inputs("qwen2")).graph(CONTRAST, tokenizer=tokenizer if name else None)
+        about = AttributionGraph.load(graph.save(tmp_path / "g.safetensors")).about
+        assert about == graph.about
+        assert about["model"] == called
+        versions = about["origin"].pop("versions")
+        expected = {"name": name, "revision": commit, "tokenizer": "somebody/words"} if name else {}
+        assert about["origin"] == {"class": "Qwen2ForCausalLM", **expected}
+        assert versions == {**known, "python": platform.python_version(), "lrp_hooks": lrp_hooks.__version__}
+    config.name_or_path = str(tmp_path)
+    assert lrp.trace(input_ids=inputs("qwen2")).graph(CONTRAST).about["model"] == tmp_path.name
+    config.name_or_path = ""
 
 
 def test_files_that_lie_are_named(lrp: Any, tmp_path: Path) -> None:
