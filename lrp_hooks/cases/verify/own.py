@@ -64,7 +64,10 @@ class Contains(Instruction):
         return True
 
     def holds(self, text: str) -> bool:
-        return all(each in text for each in self.texts)
+        return not self.lacks(text)
+
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return tuple(each for each in self.texts if each not in text)
 
     def passes_loosely(self, text: str) -> bool:
         folded = text.casefold()

@@ -87,6 +87,19 @@ def test_the_character_that_breaks_it() -> None:
     assert instruction("own:equals", {"expected": "yes"}).broken_at("yet") == 2
 
 
+def test_a_missing_text_that_was_nearly_said_is_found(tmp_path: Path) -> None:
+    assert instruction("own:contains", {"texts": ["sun", "moon", "rock"]}).lacks("the sun") == ("moon", "rock")
+    odds = {"_sun": [" is", " et", " x"], "_is": [" warm", " a"], "_warm": [" and"], "_a": [" x", " rock"], "_x": ["."]}
+    model = loaded(**{**COMMAS, **odds})
+    asked = own(tmp_path, {"prompt": "say", "expected": {"contains": ["rock"]}})
+    (answer,) = run_benchmark(model, asked, tmp_path / "answers.jsonl", max_new_tokens=12)
+    forced = answer.model_copy(update={"ids": (), "response": " sun is a x.", "written_by": "someone"})
+    case = find_case(model, forced, Settings(samples=0, alternatives=2)).case
+    assert case is not None
+    assert case.contrast is not None
+    assert (case.kind, case.completion, case.contrast.text) == ("marker", " sun is a", " rock")
+
+
 def test_everything_expected_must_hold(tmp_path: Path) -> None:
     (made,) = own(tmp_path, {"prompt": "p", "expected": {"number": 7, "excludes": ["eight"], "matches": "so"}})
     assert made.instruction_ids == ("own:excludes", "own:matches", "own:number")
