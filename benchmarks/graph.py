@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.measure import Step, load, measured_peak, random_ids, seconds, smoke_metrics, write_result
+from benchmarks.measure import Clock, Step, load, measured_peak, random_ids, seconds, smoke_metrics, write_result
 
 COPIES, SAMPLED = 32, 8
 CASES = ((512, 0.0, 7), (512, 0.01, 5), (1024, 0.0, 5), (1024, 0.01, 5), (4096, 0.0, 3))
@@ -48,7 +49,7 @@ def packed_seconds(trace: Any, target: Any, rows_per_block: float) -> float:
     return statistics.mean(samples) * len(trace._lrp.skeleton.blocks) * rows_per_block
 
 
-def packed_samples(trace: Any, target: Any, copies: int, sampled: int) -> list[float]:
+def packed_samples(trace: Any, target: Any, copies: int, sampled: int, clock: Clock = time.perf_counter) -> list[float]:
     """Seconds per row of sampled chunks of the packed procedure, spread over the blocks."""
     import torch
 
@@ -63,7 +64,7 @@ def packed_samples(trace: Any, target: Any, copies: int, sampled: int) -> list[f
         block = sample * blocks // sampled
         wanted = torch.arange(copies) + (sample * 7) % max(1, states.hidden[0].shape[1] - copies)
         span = states.span(lrp.skeleton, lrp.tape, block, block + 1)
-        timed.append(seconds(lambda span=span, wanted=wanted: span.edges(wanted)) / copies)
+        timed.append(seconds(lambda span=span, wanted=wanted: span.edges(wanted), clock) / copies)
     return timed
 
 

@@ -18,6 +18,8 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 Step = Callable[[], None]
 """What is timed, once."""
+Clock = Callable[[], float]
+"""Seconds: `time.perf_counter`, or `time.process_time`, which a busy machine hardly moves, for work on one thread."""
 Maker = Callable[..., Step]
 """Prepares a step: called with the model and further arguments. A module's function: it is sent to a process."""
 
@@ -36,10 +38,10 @@ def random_ids(tokens: int) -> Any:
     return torch.randint(10, 40_000, (1, tokens), generator=torch.Generator().manual_seed(0))
 
 
-def seconds(step: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def seconds(step: Callable[[], object], clock: Clock = time.perf_counter) -> float:
+    start = clock()
     step()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ class Compared:
     spread: tuple[float, float]
 
 
-def alternating(steps: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
+def alternating(
+    steps: Sequence[Callable[[], object]], rounds: int, clock: Clock = time.perf_counter
+) -> list[list[float]]:
     """Seconds of each step per round, after one round that does not count; every second round runs backwards."""
     for step in steps:
         step()
@@ -59,7 +63,7 @@ def alternating(steps: Sequence[Callable[[], object]], rounds: int) -> list[list
     for i in range(rounds):
         order = range(len(steps))
         for index in reversed(order) if i % 2 else order:
-            found[index].append(seconds(steps[index]))
+            found[index].append(seconds(steps[index], clock))
     return found
 
 

@@ -107,6 +107,8 @@ def section(suite: Suite, result: dict[str, Any], plot: Path | None) -> list[str
     for more in suite.more:
         if result.get(more.rows):
             lines += ["", more.says, "", *table(more.columns, result[more.rows])]
+    for note in suite.notes:
+        lines += ["", note]
     facts = ", ".join(f"{name} {result[name]}" for name in FACTS if name in result)
     gates = ", ".join(f"`{test}`" for test in suite.gate)
     lines += ["", f"`{result['command']}`; {facts}; gated by {gates}."]

@@ -2,7 +2,7 @@
 
 Models are random, of the shapes of well-known ones, with as many layers as fit (`benchmarks.shapes`); each row says how
 many. What should come out, `benchmarks.predicted` says. Ratios are medians of rounds in which everything compared runs
-once, every second round backwards.
+once, every second round backwards. Seconds are those of the processor on one thread: a busy machine hardly moves them.
 
     python -m benchmarks.scaling               # the committed result: benchmarks/results/scaling.json
     python -m benchmarks.scaling --smoke       # some seconds; fails when targets of one trace cost too much
@@ -16,11 +16,11 @@ import gc
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 from benchmarks.graph import packed_samples
@@ -151,7 +151,7 @@ def size(shape: Shape, model: Any, tokens: int, rounds: int) -> SizeRow:
             lambda: lrp.trace(input_ids=ids).attribute(target),
             lambda: lrp.trace(input_ids=ids).graph(target, node_threshold=0.0, connected=False),
         )
-        untouched, attribution, graph = alternating(steps, rounds)
+        untouched, attribution, graph = alternating(steps, rounds, process_time)
     own, edges = compared(attribution, untouched), compared(graph, attribution)
     return SizeRow(
         shape.name,
@@ -179,15 +179,15 @@ def handling(shape: Shape, folder: Path, rounds: int) -> tuple[HandlingRow, Any]
     for _ in range(rounds + 1):
         del model, lrp
         gc.collect()  # an instrumentation and its hooks know each other: one model at a time in memory
-        start = time.perf_counter()
+        start = process_time()
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").requires_grad_(False)
         for parameter in model.parameters():
             parameter.sum()  # weights that are only mapped have not been loaded
-        loaded = time.perf_counter()
+        loaded = process_time()
         lrp = instrument(model)
-        instrumented = time.perf_counter()
+        instrumented = process_time()
         lrp.remove()
-        times.append((loaded - start, instrumented - loaded, time.perf_counter() - instrumented))
+        times.append((loaded - start, instrumented - loaded, process_time() - instrumented))
     load, made, undone = (list(column) for column in zip(*times[1:], strict=True))
     ratio = compared(made, load)
     row = HandlingRow(
@@ -228,7 +228,7 @@ def targets(count: int, profile: Profile) -> TargetsRow:
             for _ in range(count):
                 asked(1)()
 
-        one, together, apart = alternating((asked(1), asked(count), separately), profile.rounds)
+        one, together, apart = alternating((asked(1), asked(count), separately), profile.rounds, process_time)
     to_one, to_separate = compared(together, one), compared(together, apart)
     to_one_predicted, to_separate_predicted = predicted_targets(shape, tokens, count)
     return TargetsRow(
@@ -257,10 +257,10 @@ def packed(tokens: int, profile: Profile) -> PackedRow:
             lambda: lrp.trace(input_ids=ids).attribute(target),
             lambda: lrp.trace(input_ids=ids).graph(target, node_threshold=0.0, connected=False),
         )
-        alone, exact = alternating(steps, profile.rounds)
+        alone, exact = alternating(steps, profile.rounds, process_time)
         trace = lrp.trace(input_ids=ids)
         rows = float((trace.attribute(target).layers[0, 1:] != 0).sum(1).float().mean())
-        chunks = packed_samples(trace, target, min(PACKED_COPIES, PACKED_TOKENS // tokens), SAMPLED)
+        chunks = packed_samples(trace, target, min(PACKED_COPIES, PACKED_TOKENS // tokens), SAMPLED, process_time)
     slow = [seconds_per_row * shape.layers * rows for seconds_per_row in chunks]
     middle = statistics.mean(slow)
     return PackedRow(
@@ -277,12 +277,14 @@ def packed(tokens: int, profile: Profile) -> PackedRow:
 
 def measure(profile: Profile, keep: Callable[[str, Callable[[], Any]], Any]) -> dict[str, list[Any]]:
     """All tables of a profile, row by row; ``keep(key, make)`` may know a row from an interrupted run."""
+    several = [keep(f"{count} targets", partial(targets, count, profile)) for count in profile.targets]
+    lengths = [keep(f"{tokens} tokens", partial(packed, tokens, profile)) for tokens in profile.lengths]
     pairs = [keep(shape.name, partial(both, shape, profile)) for shape in profile.shapes]
     return {
         "rows": [own for own, _ in pairs],
         "handling": [handled for _, handled in pairs],
-        "targets": [keep(f"{count} targets", partial(targets, count, profile)) for count in profile.targets],
-        "packed": [keep(f"{tokens} tokens", partial(packed, tokens, profile)) for tokens in profile.lengths],
+        "targets": several,
+        "packed": lengths,
     }
 
 
@@ -306,20 +308,24 @@ def show(key: str, make: Callable[[], Any]) -> Any:
 
 
 def main() -> int:
+    import torch
     import transformers
 
+    torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--smoke", action="store_true", help="one small shape, nothing written")
-    parser.add_argument("--tokens", type=int, default=FULL.budget.tokens, help="prompt of the shapes and targets")
+    names = [shape.name for shape in FULL.shapes]
+    parser.add_argument("--shapes", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     options = parser.parse_args()
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     if options.smoke:
         return smoke_status(measure(SMOKE, show))
-    profile, before = replace(FULL, budget=replace(FULL.budget, tokens=options.tokens)), circumstances()["load"]
-    records = Records("scaling", {"commit": environment()["commit"], "tokens": options.tokens})
+    shapes, before = tuple(s for s in FULL.shapes if s.name in options.shapes), circumstances()["load"]
+    profile = replace(FULL, shapes=shapes)
+    records = Records("scaling", {"commit": environment()["commit"]})
     tables = measure(profile, lambda key, make: records.get(key, lambda: show(key, make)))
-    command = "python -m benchmarks.scaling" + (f" --tokens {options.tokens}" if profile != FULL else "")
+    command = " ".join(["python -m benchmarks.scaling", *(("--shapes", *options.shapes) if profile != FULL else ())])
     write_result("scaling", tables.pop("rows"), **tables, load_before=before, command=command)
     records.done()
     return 0

@@ -48,6 +48,7 @@ class Suite:
         gate: tests that must pass before a number is taken.
         columns: of its table in the report.
         more: further tables.
+        notes: paragraphs under the tables: why numbers are what they are.
         smoke: whether it has a ``--smoke`` profile, which CI runs; bounds: its numbers that may not get worse.
         page: where its result is written up, for suites with a page of their own.
         alone: runs only when it is named: too long for "everything", or in need of what few machines have.
@@ -58,6 +59,7 @@ class Suite:
     gate: tuple[str, ...]
     columns: Columns = field(default_factory=dict)
     more: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
     smoke: bool = False
     bounds: Mapping[str, Bound] = field(default_factory=dict)
     page: str = ""
@@ -190,6 +192,16 @@ SUITES = (
                     "predicted": ("predicted", ",.0f"),
                 },
             ),
+        ),
+        notes=(
+            "Seconds are those of the processor on one thread, which other work on the machine hardly moves.",
+            "Predictions count FLOPs and were written down before the first measurement (`benchmarks/predicted.py`). "
+            "Where they miss: *attribution* and *graph* cost more than their FLOPs on narrow shapes, since they add "
+            "work per number (rules, masks, a histogram of |A|) and calls per module, which no FLOP count knows; both "
+            "shrink beside matrices that grow with the width squared. *instrument()* reads the weights more than four "
+            "times (four forwards on ten tokens, and each MLP twice more in its own probe), and loading is cheaper than "
+            "a read and a write, since files are mapped. *Packed* products run on matrices many copies tall, quicker "
+            "per FLOP than the one prompt of the exact way.",
         ),
         smoke=True,
         bounds={"targets": Bound(0.15)},

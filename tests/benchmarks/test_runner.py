@@ -223,11 +223,23 @@ def test_the_table_is_markdown() -> None:
 
 
 def test_a_section_names_its_command_machine_and_gates() -> None:
-    suite = replace(RATIO, columns={"n": ("n", "d")}, more=(Table("extra", "More.", {"m": ("m", "")}),))
+    suite = replace(
+        RATIO, columns={"n": ("n", "d")}, more=(Table("extra", "More.", {"m": ("m", "")}),), notes=("Why.",)
+    )
     facts = {"cores": 2, "machine": "m", "torch": "t", "transformers": "f", "commit": "abc", "command": "python -m x"}
     result: dict[str, Any] = {**facts, "rows": [{"n": 3}], "extra": [{"m": "deep"}], "skipped": ["no such tool"]}
     text = "\n".join(report.section(suite, result, Path("one.svg")))
-    parts = ("| 3 |", "| deep |", "More.", "`python -m x`", "commit abc", "`tests/x.py`", "no such tool", "one.svg")
+    parts = (
+        "| 3 |",
+        "| deep |",
+        "More.",
+        "`python -m x`",
+        "commit abc",
+        "`tests/x.py`",
+        "no such tool",
+        "one.svg",
+        "\n\nWhy.\n\n",
+    )
     for part in parts:
         assert part in text
 
