@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from lrp_hooks.ops import Activation, NormSpec, backend_name
 from lrp_hooks.relevance import Relevance
@@ -43,6 +45,22 @@ class SiteRow:
 
 
 @dataclass(frozen=True)
+class ModuleRow:
+    """One module of the model; ``role``, ``rule`` and ``parameters`` are empty where it has no role.
+
+    A module without a role needs no rule: what it computes is linear or left to the modules inside it. Where that is
+    not so, the walk has refused the model or listed the operation in `Report.accepted`.
+    """
+
+    path: str
+    class_name: str
+    role: str
+    rule: str
+    parameters: str
+    error: float
+
+
+@dataclass(frozen=True)
 class LedgerRow:
     """Relevance at one residual point of one prompt, in logits; ``error`` is relative to sum |R|.
 
@@ -73,6 +91,7 @@ class Report:
     """Everything `lrp-hooks doctor` prints.
 
     Attributes:
+        sites: grouped; ``modules``: every module of the model, in its order, by itself.
         accepted: operations without a rule that were let through.
         broken: the highest residual point at which the ledger misses more than ``ledger_limit`` of sum |R|.
     """
@@ -86,6 +105,7 @@ class Report:
     backend: str
     value_error: float
     sites: tuple[SiteRow, ...]
+    modules: tuple[ModuleRow, ...]
     accepted: tuple[str, ...]
     ledger: tuple[LedgerRow, ...]
     absorbed: tuple[AbsorbedShare, ...]
@@ -114,6 +134,7 @@ def make_report(lrp: Instrumentation, relevance: Relevance | None = None) -> Rep
         backend=backend_name(),
         value_error=lrp.value_error,
         sites=_site_rows(lrp),
+        modules=tuple(_module_rows(lrp)),
         accepted=accepted,
         ledger=ledger,
         absorbed=_absorbed(relevance),
@@ -133,13 +154,29 @@ def _broken(ledger: tuple[LedgerRow, ...], limit: float) -> LedgerRow | None:
 def _site_rows(lrp: Instrumentation) -> tuple[SiteRow, ...]:
     groups: dict[tuple[str, str, str, str], list[Site]] = defaultdict(list)
     for site in lrp.sites:
-        rule = lrp.composite.rule_for(site)
-        name = "ordinary gradient" if rule is None else rule.__qualname__.split(".<locals>")[0]
-        groups[site.role.value, type(site.module).__name__, describe_spec(site), name].append(site)
+        groups[site.role.value, type(site.module).__name__, describe_spec(site), _rule_name(lrp, site)].append(site)
     return tuple(
         SiteRow(role, class_name, spec, rule, len(sites), max(s.error for s in sites), sites[0].path or "<root>")
         for (role, class_name, spec, rule), sites in groups.items()
     )
+
+
+def _rule_name(lrp: Instrumentation, site: Site) -> str:
+    rule = lrp.composite.rule_for(site)
+    return "ordinary gradient" if rule is None else rule.__qualname__.split(".<locals>")[0]
+
+
+def _module_rows(lrp: Instrumentation) -> Iterator[ModuleRow]:
+    sites: dict[nn.Module, list[Site]] = defaultdict(list)
+    for site in lrp.sites:
+        sites[site.module].append(site)
+    for path, module in lrp.model.named_modules():
+        place, name = path or "<root>", type(module).__name__
+        for site in sites[module]:
+            role, rule = site.role.value, _rule_name(lrp, site)
+            yield ModuleRow(place, name, role, rule, describe_spec(site), site.error)
+        if not sites[module]:
+            yield ModuleRow(place, name, "", "", "", 0.0)
 
 
 def describe_spec(site: Site) -> str:

@@ -149,6 +149,10 @@ def graph(
     detail: Annotated[bool, typer.Option("--detail", help="Paths (value, key, query) and top head per edge.")] = False,
     paths: Annotated[int, typer.Option(help="How many of the strongest paths to print.")] = 5,
     metrics: Annotated[bool, typer.Option("--metrics", help="Print metrics per residual point.")] = False,
+    metrics_out: Annotated[
+        list[Path] | None,
+        typer.Option(help="File for all metrics; suffix .json or .csv. May be repeated."),
+    ] = None,
     out: Annotated[
         list[Path] | None,
         typer.Option(
@@ -191,7 +195,7 @@ def graph(
             mid=mid,
             segments=segments,
             detail=detail,
-            shown=command.GraphShown(paths, metrics, tuple(out or ()), palette),
+            shown=command.GraphShown(paths, metrics, tuple(metrics_out or ()), tuple(out or ()), palette),
             checkpoint=checkpoint,
             max_memory=max_memory,
             unknown=unknown,
@@ -211,7 +215,10 @@ def doctor(
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Prompt to close the ledger on.")] = None,
     composite: CompositeName = "attnlrp",
     unknown: Unknown = "error",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every module with its role and rule, and the ledger at every point.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: always everything.")] = False,
     dtype: Dtype = "auto",
     device: Device = None,
     revision: Revision = None,
@@ -229,6 +236,7 @@ def doctor(
         prompt=prompt,
         composite=composite,
         unknown=unknown,
+        everything=everything,
         as_json=as_json,
         dtype=dtype,
         device=device,

@@ -21,7 +21,16 @@ STYLES = {Verdict.CERTIFIED: "bold green", Verdict.APPROXIMATE: "bold yellow", V
 DEFAULT_PROMPT = "When Mary and John went to the store, John gave a drink to"
 
 
-def run(model: str, *, prompt: str | None, composite: str, unknown: str, as_json: bool, **loading: Any) -> int:
+def run(
+    model: str,
+    *,
+    prompt: str | None,
+    composite: str,
+    unknown: str,
+    everything: bool = False,
+    as_json: bool = False,
+    **loading: Any,
+) -> int:
     """Print the certificate; 0 when the model is certified, else 1."""
     console, notes = consoles()
     with working(notes, f"loading {model}"):
@@ -39,7 +48,7 @@ def run(model: str, *, prompt: str | None, composite: str, unknown: str, as_json
     if as_json:
         console.print_json(json.dumps(certificate.to_dict()))
     else:
-        show(certificate, console)
+        show(certificate, console, everything=everything)
     return 0 if certificate.verdict is Verdict.CERTIFIED else 1
 
 
@@ -51,8 +60,8 @@ def _certify(lrp: Instrumentation, tokenizer: Any, prompt: str | None) -> Certif
     return lrp.certify(LogitDiff(tokenizer=tokenizer), **batch)
 
 
-def show(certificate: Certificate, console: Console) -> None:
-    """The certificate for people."""
+def show(certificate: Certificate, console: Console, *, everything: bool = False) -> None:
+    """The certificate for people; with ``everything``, each module by itself and the ledger at every point."""
     report = certificate.report
     facts = {
         "model": report.model,
@@ -68,11 +77,14 @@ def show(certificate: Certificate, console: Console) -> None:
         console.print(f"[dim]{name:<18}[/]{escape(value)}", highlight=False)
     console.print()
     console.print(_sites(report))
+    if everything:
+        console.print()
+        console.print(_modules(report))
     for entry in report.accepted:
         console.print(f"no rule: {entry}", style="yellow", markup=False)
     if report.ledger:
         console.print()
-        console.print(_ledger(report))
+        console.print(_ledger(report, everything=everything))
         console.print(_absorbed(report))
     console.print(_entries(certificate.entries), markup=False, highlight=False)
     words = certificate.reason or "every part has its rule, and relevance adds up"
@@ -101,13 +113,26 @@ def _sites(report: Report) -> Table:
     return table
 
 
-def _ledger(report: Report) -> Table:
+def _modules(report: Report) -> Table:
+    title = "modules (without a role: linear, or left to the modules inside)"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for name in ("module", "class", "role", "rule", "parameters", "probe error"):
+        table.add_column(name, header_style="dim", overflow="fold", no_wrap=name == "module")
+    for row in report.modules:
+        error = "" if not row.role else "exact" if row.error == 0 else f"{row.error:.1e}"
+        cells = (row.path, row.class_name, row.role, row.rule, row.parameters, error)
+        table.add_row(*(escape(cell) for cell in cells))
+    return table
+
+
+def _ledger(report: Report, *, everything: bool) -> Table:
     limit = f"(limit {report.ledger_limit:g} of sum |R|)"
     title = f"ledger: relevance + absorbed above = {report.explained:+.4f} logits {limit}"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for name in ("residual point", "relevance", "absorbed above", "error"):
         table.add_column(name, justify="right", header_style="dim")
-    shown = sorted({0, len(report.ledger) // 2, len(report.ledger) - 1, _worst(report)})
+    count = len(report.ledger)
+    shown = range(count) if everything else sorted({0, count // 2, count - 1, _worst(report)})
     for place in shown:
         row = report.ledger[place]
         name = f"{row.name} (worst)" if place == _worst(report) else row.name

@@ -16,6 +16,7 @@ from lrp_hooks.cli.pace import pace
 from lrp_hooks.composites import resolve
 from lrp_hooks.errors import GraphError, InputError
 from lrp_hooks.graph.build import Pruning
+from lrp_hooks.graph.export.metrics import check_metrics_suffix, save_metrics
 from lrp_hooks.graph.io import SUFFIX
 from lrp_hooks.graph.metrics import as_table, graph_metrics
 from lrp_hooks.graph.model import AttributionGraph
@@ -46,6 +47,7 @@ class GraphShown:
 
     paths: int = 5
     metrics: bool = False
+    metrics_files: tuple[Path, ...] = ()
     outputs: tuple[Path, ...] = ()
     palette: str = "red-blue"
 
@@ -58,6 +60,8 @@ class GraphShown:
         palette_by_name(self.palette)
         for path in self.outputs:
             check_suffix(path)
+        for path in self.metrics_files:
+            check_metrics_suffix(path)
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,8 @@ def show(
     console.print(table)
     if shown.metrics:
         console.print(metrics_table(graph))
+    for out in shown.metrics_files:
+        notes.print(f"wrote {save_metrics(graph, out)}", markup=False, highlight=False)
     for out in shown.outputs:
         files = {out: graph}
         if coarse is not None and out.suffix.lower() == PAGE:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,7 @@ def test_doctor_reports_and_its_status_is_for_ci(run: Any, folder: Path, monkeyp
     assert status == 0
     assert "verdict certified" in re.sub(r"\s+", " ", out)
     assert "constant of o_proj" in out
+    assert "model.layers.1.mlp.act_fn" not in out
     load = AutoModelForCausalLM.from_pretrained
 
     def with_leak(*args: Any, **kwargs: Any) -> Any:
@@ -165,6 +168,26 @@ def test_doctor_reports_and_its_status_is_for_ci(run: Any, folder: Path, monkeyp
     assert "Leak" in err
 
 
+def test_doctor_lists_every_module_and_every_point(run: Any, folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    paths = [path or "<root>" for path, _ in model.named_modules()]
+    status, out, _ = run("doctor", str(folder), "-p", "hello", "--all")
+    assert status == 0
+    listed = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+    assert set(paths) <= set(listed)
+    assert listed["model.layers.1.self_attn.q_proj"] == ["model.layers.1.self_attn.q_proj", "Linear"]
+    assert listed["model.layers.1.input_layernorm"][1:3] == ["LlamaRMSNorm", "norm"]
+    ledger = out[out.index("residual point") :].splitlines()[1:5]
+    assert [line.split()[0] for line in ledger] == ["0", "1", "2", "3"]
+    status, out, _ = run("doctor", str(folder), "-p", "hello", "--json")
+    report = json.loads(out)["report"]
+    assert list(dict.fromkeys(row["path"] for row in report["modules"])) == paths
+    roles = {row["path"]: row["role"] for row in report["modules"]}
+    assert (roles["lm_head"], roles["model.norm"], roles["model.layers.0.mlp"]) == ("", "norm", "gated")
+    assert sum(row["count"] for row in report["sites"]) == sum(bool(row["role"]) for row in report["modules"])
+    assert [row["point"] for row in report["ledger"]] == [0, 1, 2, 3]
+
+
 class Leak(nn.Module):
     """Mixes neighbours by a function that no rule knows."""
 
@@ -188,6 +211,7 @@ def test_a_graph_is_made_printed_and_saved(run: Any, folder: Path, tmp_path: Pat
     assert len(graph.tokens) == 5
     assert graph.about["target"] == "logit('a') - logit('b')"
     assert graph.about["model"] == folder.name
+    assert graph.about["origin"]["name"] == graph.about["origin"]["tokenizer"] == str(folder)
     status, again, err = run("graph", str(tmp_path / "g.safetensors"), "--paths", "2", "--metrics")
     assert status == 0, err
     assert again.startswith(out)
@@ -195,6 +219,33 @@ def test_a_graph_is_made_printed_and_saved(run: Any, folder: Path, tmp_path: Pat
     status, _, err = run("graph", str(tmp_path / "g.safetensors"), "-p", "hello")
     assert status == 2
     assert "a saved graph has its own prompt" in err
+
+
+def test_all_metrics_of_a_graph_are_written(run: Any, folder: Path, tmp_path: Path) -> None:
+    from lrp_hooks import AttributionGraph
+    from lrp_hooks.graph.metrics import Metrics, graph_metrics, graph_summary
+
+    files = [tmp_path / name for name in ("g.safetensors", "m.csv", "m.json")]
+    outputs = ["-o", str(files[0]), "--metrics-out", str(files[1]), "--metrics-out", str(files[2])]
+    status, _, err = run("graph", str(folder), "-p", "hello", "-t", "a", "-c", "b", *outputs)
+    assert status == 0, err
+    graph = AttributionGraph.load(files[0])
+    names = [field.name for field in fields(Metrics)]
+    with files[1].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    written = json.loads(files[2].read_text())
+    assert (len(rows), len(written["points"])) == (4, 4)
+    for row, record, point in zip(rows, written["points"], graph_metrics(graph), strict=True):
+        assert float(row["point"]) == record["point"] == point.point
+        assert int(row["hub_count"]) == len(point.hubs)
+        assert [tuple(hub) for hub in record["hubs"]] == list(point.hubs)
+        for name in set(names) - {"hubs"}:
+            value = getattr(point, name)
+            assert record[name] == value
+            assert row[name] == ("" if value is None else str(value))
+    assert written["graph"]["point_count"] == 4
+    assert written["graph"]["gini_relevance"] == graph_summary(graph).gini_relevance
+    assert written["about"]["target"] == graph.about["target"]
 
 
 @pytest.mark.parametrize(("kind", "words"), [("logit", "logit('a')"), ("log-prob", "log p('a')")])
@@ -254,6 +305,7 @@ def test_a_page_of_a_large_graph_shows_sentences_first(
         (["--top-p", "2"], "must lie in (0, 1]"),
         (["--node-unit", "x"], "choices: logits, value, layer"),
         (["-o", "x.docx"], "choices: .safetensors, .html"),
+        (["--metrics-out", "x.xlsx"], "metrics have no format '.xlsx'. choices: .json, .csv"),
         (["--palette", "pink"], "choices: red-blue"),
         (["--segments", "words"], "choices: sentences, or a number"),
         (["--of", "guess"], "unknown target 'guess'. choices: logit, max-logit"),
