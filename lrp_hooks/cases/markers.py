@@ -1,4 +1,4 @@
-"""Where an answer nearly said what it lacks: positions at which a token that begins a missing text was a good choice.
+"""Where an answer nearly said something else: what it lacks, or its end.
 
 A title needs "<<", a list its bullets, a keyword itself. Where such a token was among the model's best choices and
 another one was said, saying it may be all that the answer needed.
@@ -14,19 +14,16 @@ from torch import Tensor
 
 from lrp_hooks.cases.race import Choice
 
-MOST = 6
-"""Positions that are tried per answer."""
+Near = list[tuple[int, list[Choice]]]
+"""Positions with the tokens that were good choices there."""
 
 
-def near_misses(
-    tokenizer: Any, wanted: Sequence[str], logits: Tensor, said: Sequence[int], *, near: int
-) -> list[tuple[int, list[Choice]]]:
-    """Positions at which tokens that begin one of the ``wanted`` texts have rank ``near`` or better; best ranks first.
+def near(tokens: Sequence[int], logits: Tensor, said: Sequence[int], rank: int) -> Near:
+    """Positions at which some of the tokens have this rank or a better one and were not said; best ranks first.
 
     Args:
         logits: [P, V], before each of the P tokens that were ``said``. Position 0 is left out: it is another answer.
     """
-    tokens = first_tokens(tokenizer, wanted)
     if not tokens or len(said) < 2:
         return []
     ids = torch.tensor(tokens, device=logits.device)
@@ -35,13 +32,13 @@ def near_misses(
     found = []
     for position, (row, values) in enumerate(zip(ranks.tolist(), mine.tolist(), strict=True), start=1):
         choices = [
-            (token, rank, value)
-            for token, rank, value in zip(tokens, row, values, strict=True)
-            if rank <= near and token != said[position]
+            (token, place, value)
+            for token, place, value in zip(tokens, row, values, strict=True)
+            if place <= rank and token != said[position]
         ]
         if choices:
             found.append((position, sorted(choices, key=lambda choice: choice[1])))
-    return sorted(found, key=lambda each: each[1][0][1])[:MOST]
+    return sorted(found, key=lambda each: each[1][0][1])
 
 
 def first_tokens(tokenizer: Any, wanted: Sequence[str]) -> list[int]:

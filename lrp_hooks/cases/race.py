@@ -9,7 +9,7 @@ from typing import Literal
 from lrp_hooks.cases.branch import Branch
 from lrp_hooks.cases.judge import Grade
 
-Kind = Literal["one-way", "before-one-way", "marker", "end", "before-end", "success-drop", "first", "random"]
+Kind = Literal["one-way", "before-one-way", "stop", "marker", "end", "before-end", "success-drop", "first", "random"]
 Place = tuple[int, Kind]
 """A position of the answer and why it is looked at; "random" ones are a control and give no pair."""
 Choice = tuple[int, int, float]

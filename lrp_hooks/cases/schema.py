@@ -167,7 +167,8 @@ class Case(Judged):
     contrast: CaseToken | None = None
     position: Annotated[int, Field(ge=0)] | None = None
     kind: (
-        Literal["one-way", "before-one-way", "marker", "end", "before-end", "success-drop", "first", "given"] | None
+        Literal["one-way", "before-one-way", "stop", "marker", "end", "before-end", "success-drop", "first", "given"]
+        | None
     ) = None
     passes: bool | None = None
     segments: tuple[Span, ...] = ()

@@ -22,7 +22,7 @@ from lrp_hooks.cases.branch import Branch, sampler
 from lrp_hooks.cases.forest import Forest, Growth
 from lrp_hooks.cases.generate import decode, end_ids
 from lrp_hooks.cases.judge import Grade, Judge
-from lrp_hooks.cases.markers import near_misses
+from lrp_hooks.cases.markers import Near, first_tokens, near
 from lrp_hooks.cases.race import CLEAR, Alternative, Choice, Kind, Pair, Place, Race, Try
 from lrp_hooks.cases.reference import Reference
 from lrp_hooks.cases.run import Answer
@@ -34,8 +34,8 @@ NONE_ENDS = "an alternative passes but does not end by itself"
 ONLY_TRIVIAL = "only trivial answers pass"
 BUDGET = "budget used up"
 START: Place = (0, "first")
-BREAKS = 2
-"""How many places where an instruction broke are tried."""
+BREAKS, MISSES = 2, 6
+"""How many places where an instruction broke are tried, and where what is missing was nearly said."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Settings:
     Attributes:
         goal: what counts as better: an answer that passes everything, or one that repairs an instruction.
         alternatives: how many of the model's choices are tried at a position.
-        near: the worst rank of a token that begins something that the answer lacks, for it to be tried; 0: none is.
+        near: the worst rank at which the end, or a token that begins what the answer lacks, is tried; 0: none is.
         samples: continuations per position for the chance of success, m; 0 leaves that search out.
         grid: positions at which it is measured before bisection.
         budget: tokens of continuations per answer; a stage that has begun is finished.
@@ -109,16 +109,17 @@ class Search:
         self.tried: list[int] = []
         self.reason = ""
         self._shares: dict[int, float] = {}
-        self._found: dict[int, list[Alternative]] = {}
+        self._found: dict[Place, list[Alternative]] = {}
         self._kinds: dict[int, Kind] = {}
 
     def steps(self) -> Steps:
         """The search, stage by stage; each yields the branches that it needs grown. Returns the pair, or None.
 
-        Where an instruction broke comes first, with the token before it; then positions at which what is missing was
-        nearly said; then the end of an answer that ended too soon; then the start itself; at last, where a good answer
-        can be reached from the start, the place where the chance of it falls most. A later stage is not begun once an
-        earlier one has a clear pair. When none has any pair, the reference model is asked at the same places.
+        Where an instruction broke comes first, with the token before it; then positions at which the answer nearly
+        ended, which would have been right, and at which what is missing was nearly said; then the end of an answer that
+        ended too soon; then the start itself; at last, where a good answer can be reached from the start, the place
+        where the chance of it falls most. A later stage is not begun once an earlier one has a clear pair. When none
+        has any pair, the reference model is asked at the same places.
         """
         pair = yield from self._own()
         if pair is None and self._reference is not None and not self._spent:
@@ -140,7 +141,7 @@ class Search:
             first = first or pair
             if self._spent:
                 return first
-        if self._settings.samples and self._hopeful(START[0]):
+        if self._settings.samples and self._hopeful(START):
             drop = yield from self._drop(self._end())
             places = self._fresh((drop or 0, "success-drop"))
             yield from self._continued(places)
@@ -158,7 +159,9 @@ class Search:
         breaks = {self._first_token(each.hopeless) for each, followed in failed if not followed}
         for position in sorted(p for p in breaks if p is not None)[:BREAKS]:
             yield self._fresh((position, "one-way"), (position - 1, "before-one-way")), None
-        yield self._near()
+        yield self._choosing("stop", near(sorted(self._ends), *self._so_far(), self._settings.near))
+        wanted = first_tokens(self._tokenizer, self._lacks())
+        yield self._choosing("marker", near(wanted, *self._so_far(), self._settings.near)[:MISSES])
         end = len(self._answer.ids)
         if self._ended and self._end() > end:
             yield self._fresh((end, "end"), (end - 1, "before-end")), None
@@ -166,22 +169,24 @@ class Search:
 
     def _fresh(self, *places: Place) -> list[Place]:
         """Those that have not been tried, without the start, which has a stage of its own."""
-        return [(position, kind) for position, kind in places if position > 0 and position not in self._found]
+        return [(position, kind) for position, kind in places if position > 0 and position not in self._kinds]
 
-    def _near(self) -> tuple[list[Place], dict[int, list[Choice]]]:
-        """Positions at which something that the answer lacks was nearly said, and the tokens that begin to say it."""
-        text = self._text(self._answer.ids)
-        lacks = zip(self._verifiers, self._answer.followed, strict=True)
-        wanted = [missing for each, followed in lacks if not followed for missing in each.lacks(text)]
+    def _choosing(self, kind: Kind, found: Near) -> tuple[list[Place], dict[int, list[Choice]]]:
+        return self._fresh(*((position, kind) for position, _ in found)), dict(found)
+
+    def _so_far(self) -> tuple[Tensor, Sequence[int]]:
+        """What was said while there was a chance of success, and the logits [P, V] before each of these tokens."""
         ids, offset = self._answer.ids[: self._end()], len(self._answer.prompt_ids)
-        logits = self.tree.logits[offset - 1 : offset - 1 + len(ids)]
-        choices = dict(near_misses(self._tokenizer, wanted, logits, ids, near=self._settings.near))
-        places: list[Place] = [(position, "marker") for position in choices if position not in self._found]
-        return places, choices
+        return self.tree.logits[offset - 1 : offset - 1 + len(ids)], ids
+
+    def _lacks(self) -> list[str]:
+        """Texts of which the answer lacks one, for each instruction that it does not follow."""
+        text, verdicts = self._text(self._answer.ids), zip(self._verifiers, self._answer.followed, strict=True)
+        return [missing for each, followed in verdicts if not followed for missing in each.lacks(text)]
 
     def _random(self) -> list[int]:
         """Positions of the control, drawn from those that the search has not tried."""
-        rest = [p for p in range(1, len(self._answer.ids)) if p not in self._found]
+        rest = [p for p in range(1, len(self._answer.ids)) if p not in self._kinds]
         seed = zlib.crc32(f"{self._settings.seed}:{self._answer.id}:control".encode())
         return sorted(Random(seed).sample(rest, min(self._settings.control, len(rest))))
 
@@ -191,9 +196,9 @@ class Search:
         Alternatives that were given up because a better one had won count among the first.
         """
         made: dict[Kind, tuple[int, int]] = {}
-        for position, found in self._found.items():
-            tried, good = made.get(self._kinds[position], (0, 0))
-            made[self._kinds[position]] = (tried + len(found), good + sum(a.counts for a in found))
+        for (_, kind), found in self._found.items():
+            tried, good = made.get(kind, (0, 0))
+            made[kind] = (tried + len(found), good + sum(a.counts for a in found))
         return made
 
     def _proposed(self, reference: Reference) -> Steps:
@@ -201,23 +206,22 @@ class Search:
         places = list(self._kinds.items())
         offset, ids = len(self._answer.prompt_ids), [*self._answer.prompt_ids, *self._answer.ids]
         proposals = reference.best(ids, [offset + p for p, _ in places], self._settings.alternatives)
-        choices = {p: self._ranked(p, tokens) for (p, _), tokens in zip(places, proposals, strict=True)}
-        own = {position: list(found) for position, found in self._found.items()}
+        choices = {place[0]: self._ranked(place, tokens) for place, tokens in zip(places, proposals, strict=True)}
+        own = {place: list(found) for place, found in self._found.items()}
         yield from self._continued(places, choices)
-        for position, _ in places:
-            made = [replace(each, proposed=True) for each in self._found[position]]
-            self._found[position] = [*own[position], *made]
+        for place in places:
+            self._found[place] = [*own[place], *(replace(each, proposed=True) for each in self._found[place])]
         return self._best(places)
 
-    def _ranked(self, position: int, tokens: Sequence[int]) -> list[Choice]:
+    def _ranked(self, place: Place, tokens: Sequence[int]) -> list[Choice]:
         """Id, rank and logit of tokens that have not been tried there, as the failing model sees them."""
-        logits = self._logits(position)
-        known = {a.id for a in self._found[position]} | {self._token(position)}
+        logits = self._logits(place[0])
+        known = {a.id for a in self._found[place]} | {self._token(place[0])}
         return [(i, int((logits > logits[i]).sum()) + 1, float(logits[i])) for i in tokens if i not in known]
 
-    def _hopeful(self, position: int) -> bool:
+    def _hopeful(self, place: Place) -> bool:
         """Whether an alternative there led to a good answer, be it cut off or trivial; else samples find none."""
-        return any(a.counts or a.passes_unended or a.trivial for a in self._found[position])
+        return any(a.counts or a.passes_unended or a.trivial for a in self._found[place])
 
     @property
     def _spent(self) -> bool:
@@ -228,7 +232,7 @@ class Search:
         best grade, and among those the best rank."""
         pairs = []
         for position, kind in places:
-            good = [a for a in self._found.get(position, []) if a.counts]
+            good = [a for a in self._found.get((position, kind), []) if a.counts]
             if good:
                 pairs.append(self._pair(position, kind, max(good, key=lambda a: (a.grade, -a.rank))))
         return next((pair for pair in pairs if pair.clear), pairs[0] if pairs else None)
@@ -292,7 +296,7 @@ class Search:
             return
         race = Race(self._in_vain, lambda tried: self._graded(tried.branch, *tried.choice))
         for order, (position, kind) in enumerate(places):
-            if position not in self._kinds:
+            if position not in self._kinds and kind != "stop":  # where it might have ended, it may also go on otherwise
                 self._kinds[position] = kind
                 self.tried.append(position)
             said = float(self._logits(position)[self._token(position)])
@@ -300,8 +304,8 @@ class Search:
                 clear = said - choice[2] > CLEAR
                 race.tries.append(Try(position, order, choice, self._branch(position, choice[0]), clear))
         yield Growth(self.tree, [each.branch for each in race.tries], stop=race.lost)
-        for position, _ in places:
-            self._found[position] = [race.grade(each) for each in race.tries if each.position == position]
+        for place in places:
+            self._found[place] = [race.grade(each) for each in race.tries if each.position == place[0]]
 
     def _choices(self, position: int) -> list[Choice]:
         """Id, rank and logit of the best tokens besides the one that was said."""

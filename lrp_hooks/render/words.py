@@ -17,7 +17,6 @@ _LITERAL = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _TARGET = re.compile(rf"(?:logit|max logit |log p)\((?P<target>{_LITERAL})\)(?: - (?P<rest>.*))?", re.DOTALL)
 _CONTRAST = re.compile(rf"(?:mean )?logit\((?P<all>{_LITERAL}(?:, {_LITERAL})*)\)", re.DOTALL)
 
-NEUTRAL_LEGEND = "gray: special token, outside the scale"
 
 
 def sides(target: str) -> tuple[str | None, str | None]:

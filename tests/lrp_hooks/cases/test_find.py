@@ -165,6 +165,23 @@ def test_what_is_missing_is_found_where_it_was_nearly_said(tmp_path: Path) -> No
     assert "marker" not in nothing.repairs
 
 
+def test_an_answer_that_went_on_too_long_has_the_end_as_contrast(tmp_path: Path) -> None:
+    odds = {"_warm": [" and"], "_and": [" cold"], "_cold": [".", "<end>"], "stop": [" a", "<end>"], "_a": [" rock"]}
+    model = loaded(**{**COMMAS, **odds, "_rock": [",", " x"], "_x": [","], "comma": ["<end>"]})
+    failed = answer(model, tmp_path)
+    assert failed.response == " sun is warm and cold. a rock,"
+    outcome = find_case(model, failed, Settings(samples=0, alternatives=1, near=2))
+    case = outcome.case
+    assert case is not None
+    assert case.contrast is not None
+    assert (case.kind, case.completion) == ("stop", " sun is warm and cold")  # the first of two of one rank
+    assert (case.contrast.id, case.contrast.rank, case.delta_logit) == (0, 2, pytest.approx(1.5))
+    assert outcome.repairs["stop"] == (5, 2)  # three more would have been too short
+    assert outcome.tried == (8, 7)  # ending is tried without writing anything
+    early = find_case(model, failed, Settings(samples=0, alternatives=1, near=2, min_words=9))
+    assert early.case is None
+
+
 def test_a_pair_without_a_clear_lead_waits_for_a_clear_one(tmp_path: Path) -> None:
     model = loaded(**{**COMMAS, "_is": [" warm", " cold"], "_cold": [" and"], "_and": [" x"], "_x": ["."]})
     with torch.no_grad():
