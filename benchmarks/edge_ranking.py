@@ -1,24 +1,35 @@
 """As many edges from every method: the heaviest attention edges by each, cut, and everything but them cut.
 
 A graph's own threshold keeps few edges by one method and many, or none, by another. Here each method ranks the same
-edges by the size of their weight and hands over the same number of them.
+edges by the size of their weight and hands over the same number of them. Gradient x input keeps none at any top_p: the
+norm before a branch does not change when its input is scaled, so that the input times the branch's gradient is 0 but
+for the norm's epsilon, and nearly all weight lies on tokens' edges to themselves.
+
+    python -m benchmarks.edge_ranking                # the committed result: benchmarks/results/edge_ranking.json
+    python -m benchmarks.edge_ranking --prompts 2    # nothing is written
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.intervals import mean_interval
+from benchmarks.measure import environment, write_result
 from benchmarks.planted.paths import GRAPH_METHODS
-from benchmarks.prompts import Prompt
+from benchmarks.prompts import Prompt, ioi_prompts
+from benchmarks.resume import Records
 
 Edge = tuple[int, int, int]
 """(block, source token, target token)."""
 COUNTS = (1, 2, 4, 8, 16, 64, 256, 1024)
+PROMPTS = 16
 
 
 def possible(blocks: int, length: int) -> list[Edge]:
@@ -73,3 +84,38 @@ def equal_rows(found: Sequence[dict[str, dict[str, float]]]) -> list[dict[str, A
                 row |= {name: mean, f"{name}_interval": [low, high]}
         rows.append(row)
     return rows
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    for kind, says in (("cut", "the heaviest edges cut"), ("only", "all others cut")):
+        print(f"\n| {says} | " + " | ".join(map(str, COUNTS)) + " |\n" + "|---" * (1 + len(COUNTS)) + "|")
+        for row in rows:
+            shares = (f"{row[f'{kind}_{n}']:.2f}" if f"{kind}_{n}" in row else "" for n in COUNTS)
+            print(f"| {row['method']} | " + " | ".join(shares) + " |", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=PROMPTS, help="another number than usual: nothing is written")
+    options = parser.parse_args()
+    from lrp_hooks import instrument
+    from lrp_hooks.loading.demo import load_demo_model
+
+    loaded = load_demo_model()
+    prompts = list(islice(ioi_prompts(loaded), options.prompts))
+    records = Records("edge_ranking", {"commit": environment()["commit"], "prompts": options.prompts})
+    orders = rankings(loaded.model, prompts)
+    with instrument(loaded.model) as lrp:
+        found = []
+        for prompt in prompts:
+            own = {method: by_name[prompt.name] for method, by_name in orders.items()}
+            found.append(records.get(prompt.name, lambda p=prompt, own=own: cut_both_ways(lrp, p, own)))
+    show(rows := equal_rows(found))
+    if options.prompts == PROMPTS:
+        write_result("edge_ranking", rows)
+        records.done()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,9 +5,7 @@ For graphs of growing top_p: what stays of the difference when the kept edges ar
 in the second and keeps much in the third. Edges from a token to itself and edges to the first token, on which attention
 rests, are never cut. Then single edges: their weight against the change that cutting them makes.
 
-Other methods' graphs are compared at equal numbers of edges (`benchmarks.edge_ranking`), since top_p keeps no attention
-edge of gradient x input at all: the norm before a branch does not change when its input is scaled, so that the input
-times the branch's gradient is 0 but for the norm's epsilon, and nearly all weight lies on tokens' edges to themselves.
+Other methods' graphs are compared at equal numbers of edges, in `benchmarks.edge_ranking`.
 
     python -m benchmarks.graph_faithfulness          # the committed result: benchmarks/results/graph_faithfulness.json
     python -m benchmarks.graph_faithfulness --smoke  # two prompts; fails when kept edges matter no more than others
@@ -26,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.edge_ranking import COUNTS, Edge, cut_both_ways, equal_rows, possible, rankings
+from benchmarks.edge_ranking import Edge, possible
 from benchmarks.intervals import mean_interval, pearson, spearman
 from benchmarks.measure import environment, smoke_metrics, write_result
 from benchmarks.prompts import Prompt, ioi_prompts
@@ -109,14 +107,6 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         print(f"| {row['composite']} | {row['top_p']} | {size} | {cuts} | {end} |", flush=True)
 
 
-def show_equal(rows: Sequence[dict[str, Any]]) -> None:
-    for kind, says in (("cut", "the heaviest edges cut"), ("only", "all others cut")):
-        print(f"\n| {says} | " + " | ".join(map(str, COUNTS)) + " |\n" + "|---" * (1 + len(COUNTS)) + "|")
-        for row in rows:
-            shares = (f"{row[f'{kind}_{n}']:.2f}" if f"{kind}_{n}" in row else "" for n in COUNTS)
-            print(f"| {row['method']} | " + " | ".join(shares) + " |", flush=True)
-
-
 def smoke_status(rows: Sequence[dict[str, Any]]) -> int:
     """Kept edges must matter more than random ones: both from this run."""
     (row,) = (row for row in rows if row["top_p"] == 0.85)
@@ -147,17 +137,8 @@ def main() -> int:
     if options.smoke:
         records.done()
         return smoke_status(rows)
-    orders = rankings(loaded.model, prompts)
-    with instrument(loaded.model) as lrp:
-        both = [
-            records.get(
-                f"equal {p.name}", lambda p=p, lrp=lrp: cut_both_ways(lrp, p, {m: o[p.name] for m, o in orders.items()})
-            )
-            for p in prompts
-        ]
-    show_equal(equal := equal_rows(both))
     if not options.prompts:
-        write_result("graph_faithfulness", rows, equal=equal)
+        write_result("graph_faithfulness", rows)
         records.done()
     return 0
 

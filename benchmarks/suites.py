@@ -199,7 +199,7 @@ SUITES = (
             "Where they miss: *attribution* and *graph* cost more than their FLOPs on narrow shapes, since they add "
             "work per number (rules, masks, a histogram of |A|) and calls per module, which no FLOP count knows; both "
             "shrink beside matrices that grow with the width squared. *instrument()* reads the weights more than four "
-            "times (four forwards on ten tokens, and each MLP twice more in its own probe), and loading is cheaper than "
+            "times (four forwards on ten tokens, and each MLP twice in its own probe), and loading is cheaper than "
             "a read and a write, since files are mapped. *Packed* products run on matrices many copies tall, quicker "
             "per FLOP than the one prompt of the exact way.",
         ),
@@ -221,31 +221,31 @@ SUITES = (
             **{f"{n} tokens": (f"hit_{n}", ".2f") for n in (16, 32, 64)},
             "ms": ("milliseconds", ".0f"),
         },
-        (
-            Table(
-                "paths",
-                "Graphs on the chain task, on the prompts whose path holds when it is cut. Edge AUC: edges whose cut "
-                "alone turns the choice against all others. Precision: share of these among as many heaviest. "
-                "Agreement: rank correlation of weight with what cutting changes. Follows: the strongest path from the "
-                "answer's source goes over the relay. First, in top 10: the strongest of all, one of the ten strongest "
-                "does.",
-                {
-                    "graph": ("method", ""),
-                    "tokens": ("tokens", ""),
-                    "prompts": ("prompts", ""),
-                    "of": ("tried", ""),
-                    "edge AUC": ("edge_auc", ".2f"),
-                    "precision": ("precision", ".2f"),
-                    "agreement": ("agreement", ".2f"),
-                    "follows": ("follows", ".2f"),
-                    "first": ("first", ".2f"),
-                    "in top 10": ("in_top", ".2f"),
-                    "ms": ("milliseconds", ".0f"),
-                },
-            ),
-        ),
         smoke=True,
         bounds={"auc": Bound(0.05, smaller_is_better=False)},
+    ),
+    Suite(
+        "planted_paths",
+        "Do graphs find a path that is known? The planted chain task, on the prompts whose path holds when it is cut. "
+        "Edge AUC: edges whose cut alone turns the choice against all others. Precision: share of these among as many "
+        "heaviest. Agreement: rank correlation of weight with what cutting changes. Follows: the strongest path from "
+        "the answer's source goes over the relay. First, in top 10: the strongest of all, one of ten strongest does.",
+        ("tests/benchmarks/test_planted.py",),
+        {
+            "graph": ("method", ""),
+            "tokens": ("tokens", ""),
+            "prompts": ("prompts", ""),
+            "of": ("tried", ""),
+            "edges": ("edges", ",d"),
+            "causal": ("causal", ".1f"),
+            "edge AUC": ("edge_auc", ".2f"),
+            "precision": ("precision", ".2f"),
+            "agreement": ("agreement", ".2f"),
+            "follows": ("follows", ".2f"),
+            "first": ("first", ".2f"),
+            "in top 10": ("in_top", ".2f"),
+            "ms": ("milliseconds", ".0f"),
+        },
     ),
     Suite(
         "faithfulness",
@@ -302,23 +302,22 @@ SUITES = (
             "weight ~ change, Spearman": ("spearman", ".2f"),
             "signs agree": ("signs", ".0%"),
         },
+        smoke=True,
+        bounds={"difference": Bound(0.15, smaller_is_better=False)},
+    ),
+    Suite(
+        "edge_ranking",
+        "Whose heaviest edges matter most? As many from every method (attention rollout: the head-averaged attention "
+        "weights). What stays of the logit difference when so many are cut: the less, the better they were chosen.",
+        ("tests/benchmarks/test_graph_faithfulness.py", "tests/lrp_hooks/test_ablation.py"),
+        {"edges cut": ("method", ""), **{str(n): (f"cut_{n}", ".2f") for n in EDGE_COUNTS}},
         (
             Table(
-                "equal",
-                "Every method's heaviest edges, as many from each (attention rollout: the head-averaged attention "
-                "weights). What stays when so many are cut: the less, the better they were chosen.",
-                {"edges cut": ("method", ""), **{str(n): (f"cut_{n}", ".2f") for n in EDGE_COUNTS}},
-            ),
-            Table(
-                "equal",
-                "What stays when all others are cut, so that only so many are left: the nearer to 1, the more complete "
-                "they are. No method's few edges are: without the rest of the attention the model computes something "
-                "else, and the difference is gone or turned until about half of all edges are kept.",
+                "rows",
+                "What stays when all others are cut, so that only so many are left: the nearer to 1 the better.",
                 {"edges left": ("method", ""), **{str(n): (f"only_{n}", ".2f") for n in EDGE_COUNTS}},
             ),
         ),
-        smoke=True,
-        bounds={"difference": Bound(0.15, smaller_is_better=False)},
     ),
     Suite(
         "peers",

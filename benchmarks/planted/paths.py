@@ -1,9 +1,8 @@
 """Do graphs find the way? The chain task, whose path from the answer's source over the relay is known by cutting.
 
-Ground truth comes from attention knockout alone (`Trace.ablate`), which no graph method takes part in: an edge counts
-as causal when cutting it alone turns the model's choice from the wrong token to the right one, and a prompt's path
-counts as known when cutting either of its hops, in all blocks, does. Edges that the architecture does not have (a
-token further back than a block's window) take no part: no method could name one.
+An edge counts as causal when cutting it alone turns the model's choice from the wrong token to the right one
+(`benchmarks.planted.knockout`), and a prompt takes part when cutting either hop of its path, in all blocks, does. Edges
+that the architecture does not have (a token further back than a block's window) take no part: no method could name one.
 """
 
 from __future__ import annotations
@@ -14,20 +13,17 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.intervals import spearman
-from benchmarks.planted.prompt import Planted
+from benchmarks.planted.knockout import KnownPath
 from benchmarks.planted.scores import auc, precision, visits
 
 Edges = list[Tensor]
 """Per block [T, T]: entry [j, i] is what token j takes from token i. The diagonal is what stays on the token."""
-Edge = tuple[int, int, int]
-"""(block, source token, target token)."""
 MakeEdges = Callable[[Tensor, int, int], Edges]
 TOP = 10
 """So many strongest paths are searched for the known one."""
@@ -91,53 +87,6 @@ GRAPH_METHODS = (
     GraphMethod("attention rollout", by_attention),
     GraphMethod("random", at_random),
 )
-
-
-@dataclass(frozen=True)
-class KnownPath:
-    """One prompt whose path is known, with what cutting says about each of its edges.
-
-    Attributes:
-        lead: logits by which the wrong token leads the right one.
-        change: what cutting each edge alone adds to the lead.
-    """
-
-    prompt: Planted
-    lead: float
-    change: dict[Edge, float]
-
-    @property
-    def causal(self) -> dict[Edge, bool]:
-        """Whether cutting an edge alone turns the choice."""
-        return {edge: self.lead + change < 0 for edge, change in self.change.items()}
-
-
-def existing(config: Any, length: int) -> list[Edge]:
-    """The edges between different tokens that the model's blocks have: in a block with a window, those inside it."""
-    windows = {"full_attention": length, "sliding_attention": config.sliding_window}
-    reach = [windows[kind] - 1 for kind in config.layer_types]
-    return [(b, s, t) for b, most in enumerate(reach) for t in range(1, length) for s in range(max(0, t - most), t)]
-
-
-def path_holds(lrp: Any, prompt: Planted) -> bool:
-    """Whether cutting either hop of the path, in all blocks at once, turns the choice: two forwards."""
-    trace, target = _asked(lrp, prompt)
-    hops = [[(block, a, b) for block in range(len(lrp.skeleton.blocks))] for a, b in pairwise(prompt.hops)]
-    return all(trace.ablate(target, edges=hop).after < 0 for hop in hops)
-
-
-def known_path(lrp: Any, config: Any, prompt: Planted) -> KnownPath:
-    """Cut every attention edge of the prompt, one at a time."""
-    trace, target = _asked(lrp, prompt)
-    cuts = {edge: trace.ablate(target, edges=[edge]) for edge in existing(config, len(prompt.ids))}
-    lead = next(iter(cuts.values())).before
-    return KnownPath(prompt, lead, {edge: cut.change for edge, cut in cuts.items()})
-
-
-def _asked(lrp: Any, prompt: Planted) -> tuple[Any, Any]:
-    from lrp_hooks import LogitDiff
-
-    return lrp.trace(input_ids=torch.tensor([prompt.ids])), LogitDiff(prompt.wrong, prompt.right)
 
 
 def as_graph(edges: Edges, position: int) -> Any:

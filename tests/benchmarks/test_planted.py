@@ -10,13 +10,15 @@ import torch
 
 from benchmarks.planted.evaluate import Row, leaderboard
 from benchmarks.planted.habits import FIRST, LAST, WEAK_FIRST
+from benchmarks.planted.knockout import KnownPath, existing, known_path, leads, path_holds
 from benchmarks.planted.model import load_model, weight_file
-from benchmarks.planted.paths import KnownPath, existing, known_path, path_holds, score_edges
+from benchmarks.planted.paths import score_edges
 from benchmarks.planted.prompt import Planted, laid_out
 from benchmarks.planted.scores import auc, evidence, found, precision, visits
 from benchmarks.planted.tasks import TASKS
 from benchmarks.planted.train import NOTHING, lessons, train
 from benchmarks.planted.verify import harvest, says
+from benchmarks.planted_paths import paths
 
 BY_NAME = {task.name: task for task in TASKS}
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -200,18 +202,32 @@ def load_eager(model: Any) -> Any:
 
 
 def test_the_chain_goes_over_its_relay() -> None:
-    """Cutting either hop turns the choice; hardly any other edge matters."""
-    from lrp_hooks import instrument
+    """Cutting either hop turns the choice; hardly any other edge matters. `Trace.ablate` cuts the same way."""
+    from lrp_hooks import LogitDiff, instrument
 
     task = BY_NAME["chain"]
     model = load_model(task)
     prompts = harvest(model, task, 16, tried=30, seed=1).prompts[:8]
-    with instrument(model) as lrp:
-        holding = [prompt for prompt in prompts if path_holds(lrp, prompt)]
-        known = known_path(lrp, model.config, holding[0])
-    assert len(holding) < len(prompts)  # a path is asked for, not assumed
+    holding = [prompt for prompt in prompts if path_holds(model, prompt)]
+    assert 0 < len(holding) < len(prompts)  # a path is asked for, not assumed
+    prompt = holding[0]
+    known = known_path(model, prompt)
     assert known.change.keys() == set(existing(model.config, 16))
-    assert 0 < sum(known.causal.values()) < 0.1 * len(known.causal)
-    with torch.no_grad():
-        logits = model(torch.tensor([known.prompt.ids])).logits[0, -1]
-    assert known.lead == pytest.approx(float(logits[known.prompt.wrong] - logits[known.prompt.right]), abs=1e-4)
+    causal = [edge for edge, turns in known.causal.items() if turns]
+    assert 0 < len(causal) < 0.1 * len(known.change)
+    with instrument(model) as lrp:
+        trace, target = lrp.trace(input_ids=torch.tensor([prompt.ids])), LogitDiff(prompt.wrong, prompt.right)
+        for edges in ([causal[0]], [(0, 3, 4), (1, 0, 5), (2, 14, 15)], [(b, *prompt.hops[:2]) for b in range(3)]):
+            result = trace.ablate(target, edges=edges)
+            assert leads(model, prompt, [edges]) == pytest.approx([result.after], abs=1e-4)
+            assert known.lead == pytest.approx(result.before, abs=1e-4)
+    assert known.change[causal[0]] == pytest.approx(leads(model, prompt, [[causal[0]]])[0] - known.lead, abs=1e-4)
+
+
+def test_prompts_are_tried_until_enough_paths_hold() -> None:
+    rows = paths({16: 2})
+    assert rows[0].method == "attnlrp"
+    assert all(row.prompts == 2 < row.tried and row.edges == 150 for row in rows)
+    best, worst = rows[0], rows[-1]
+    assert worst.method == "random"
+    assert best.precision > worst.precision
