@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from lrp_hooks.errors import ContextLengthError, InputError
 from lrp_hooks.structure.probe import embedding_device, with_cache
+
+STOP_EVERY = 8
+"""Tokens of a row between looks at whether it is given up."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,12 @@ def check_length(model: Any, prompt_tokens: int, new_tokens: int) -> None:
 
 
 def generate(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], *, max_new_tokens: int
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stop: Callable[[Sequence[int]], bool] | None = None,
 ) -> Iterator[tuple[int, Completion]]:
     """Greedy completions of one batch: (index of the prompt, completion), each as soon as it is finished.
 
@@ -80,6 +88,7 @@ def generate(
 
     Args:
         prompts: token ids, of any lengths.
+        stop: gives a row up, as one that has not ended; asked with its tokens after the first and every eighth on.
 
     Raises:
         ContextLengthError: a prompt that leaves no room.
@@ -94,13 +103,18 @@ def generate(
     while batch.rows:
         finished = []
         for place, (row, token) in enumerate(zip(batch.rows, batch.choices(), strict=True)):
-            said[row] += [] if token in ends else [token]
-            if token in ends or len(said[row]) == max_new_tokens:
+            ended = token in ends
+            said[row] += [] if ended else [token]
+            if ended or len(said[row]) == max_new_tokens or _given_up(said[row], stop):
                 finished.append(place)
                 ids = tuple(said[row])
-                yield row, Completion(tuple(prompts[row]), ids, token in ends, decode(tokenizer, ids))
+                yield row, Completion(tuple(prompts[row]), ids, ended, decode(tokenizer, ids))
         batch.drop(finished)
         batch.step()
+
+
+def _given_up(said: Sequence[int], stop: Callable[[Sequence[int]], bool] | None) -> bool:
+    return stop is not None and len(said) % STOP_EVERY == 1 and stop(said)
 
 
 class _Batch:

@@ -13,9 +13,9 @@ from torch import Tensor
 from lrp_hooks.cases.inputs import CaseInput
 from lrp_hooks.errors import InputError
 from lrp_hooks.loading.loaded import LoadedModel
-from lrp_hooks.structure.probe import embedding_device, with_cache
+from lrp_hooks.structure.probe import embedding_device, vocabulary_of, with_cache
 
-Replacement = Literal["pad", "neutral", "deletion"]
+Replacement = Literal["pad", "neutral", "mask", "deletion"]
 REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
 NEUTRAL = (" _", "_", " …", ".")
 """Texts of a token that says nothing; the first that is one token of the tokenizer."""
@@ -39,21 +39,22 @@ class Masker:
     """One case, with words of it masked.
 
     "pad": nothing attends to the word any more, all positions stay. "neutral": each of its tokens becomes one that
-    says nothing. "deletion": its tokens are taken out, later ones move up.
+    says nothing. "mask": each becomes the tokenizer's mask token. "deletion": its tokens are taken out, later ones
+    move up.
     """
 
     def __init__(self, loaded: LoadedModel, given: CaseInput, replacement: Replacement):
         self._model, self._given, self._replacement = loaded.model, given, replacement
-        self._neutral = neutral_id(loaded.tokenizer) if replacement == "neutral" else 0
+        self._filler = filler(loaded, replacement)
         self._known: dict[frozenset[int], Effect] = {}
 
     def ids(self, masked: Collection[int]) -> list[int]:
         """The token ids with these tokens masked; "pad" masks in the attention only."""
         if self._replacement == "deletion":
             return [token for i, token in enumerate(self._given.ids) if i not in masked]
-        if self._replacement == "neutral":
-            return [self._neutral if i in masked else token for i, token in enumerate(self._given.ids)]
-        return list(self._given.ids)
+        if self._filler is None:
+            return list(self._given.ids)
+        return [self._filler if i in masked else token for i, token in enumerate(self._given.ids)]
 
     def effects(self, masks: Sequence[frozenset[int]], batch_size: int = 4) -> list[Effect]:
         """What each set of masked tokens does; each set is run once.
@@ -113,6 +114,43 @@ class Masker:
         ids = torch.tensor([self._given.ids], device=embedding_device(self._model))
         self._model(input_ids=ids, logits_to_keep=1, **with_cache(self._model, cache))
         return cache
+
+
+def mask_of(order: Sequence[tuple[int, ...]], count: int) -> frozenset[int]:
+    """Tokens of the first ``count`` words."""
+    return frozenset(i for word in order[:count] for i in word)
+
+
+def word_texts(given: CaseInput, words: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
+    """Words as texts."""
+    return tuple("".join(given.texts[i].text for i in word).strip() for word in words)
+
+
+def filler(loaded: LoadedModel, replacement: Replacement) -> int | None:
+    """The token that stands for masked ones; None where there is none.
+
+    Raises:
+        InputError: the tokenizer has no such token, or the model no embedding for it.
+    """
+    if replacement == "neutral":
+        return neutral_id(loaded.tokenizer)
+    return mask_id(loaded) if replacement == "mask" else None
+
+
+def mask_id(loaded: LoadedModel) -> int:
+    """The tokenizer's mask token.
+
+    Raises:
+        InputError: it has none, or the model has no embedding for it.
+    """
+    token: int | None = getattr(loaded.tokenizer, "mask_token_id", None)
+    if token is None:
+        raise InputError(f"the tokenizer of {loaded.name} has no mask token. do: another replacement, such as neutral")
+    if token >= (size := vocabulary_of(loaded.model)):
+        raise InputError(
+            f"the mask token {token} of {loaded.name} is outside its vocabulary of {size}. do: another replacement"
+        )
+    return token
 
 
 def neutral_id(tokenizer: Any) -> int:

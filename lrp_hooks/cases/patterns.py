@@ -13,10 +13,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lrp_hooks.cases.breakdown import Share
-from lrp_hooks.cases.jsonl import read_objects
-from lrp_hooks.cases.schema import Strict, validated
+from lrp_hooks.cases.jsonl import Appender, read_objects
+from lrp_hooks.cases.schema import Strict, to_line, validated
 from lrp_hooks.cases.validate import Flip
 
+LABELS = "labels.jsonl"
+"""Where a sweep's folder holds what a person says about its cases."""
 Pattern = Literal["underweighted relevant", "overweighted irrelevant"]
 RELEVANT = "instruction"
 FEW = 2
@@ -56,7 +58,7 @@ def suggestions(shares: Sequence[Share], flips: Sequence[Flip], ranking: str) ->
             found.append(Suggestion(pattern="underweighted relevant", evidence=words))
     few = [f for f in flips if f.ranking == ranking and f.changed is not None and f.changed <= FEW]
     for flip in few[:1]:
-        masked = ", ".join(repr(word) for word in flip.words)
+        masked = ", ".join(repr(word) for word in flip.words[: flip.changed])
         words = f"without {masked} ({flip.replacement}) the model says something else"
         found.append(Suggestion(pattern="overweighted irrelevant", evidence=words))
     return tuple(found)
@@ -72,3 +74,13 @@ def read_labels(path: Path) -> dict[str, Label]:
         return {}
     rows = [validated(Label, row, f"{path}, line {number}") for number, row in read_objects(path)]
     return {label.case: label for label in rows}
+
+
+def add_label(path: Path, label: Label) -> None:
+    """Write down what a person says about a case; it replaces what was said before.
+
+    Raises:
+        CaseError: the file cannot be written.
+    """
+    with Appender(path) as lines:
+        lines.append(to_line(label))

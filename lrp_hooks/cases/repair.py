@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from lrp_hooks.cases.benchmarks.problem import Problem
 from lrp_hooks.cases.generate import decode, generate
 from lrp_hooks.cases.inputs import CaseInput
 from lrp_hooks.cases.judge import Judge
-from lrp_hooks.cases.masking import Masker
-from lrp_hooks.cases.schema import Case
 from lrp_hooks.loading.loaded import LoadedModel
 
-if TYPE_CHECKING:
-    from lrp_hooks.cases.validate import Flip
-
-NEW_TOKENS = 160
+TOGETHER = 16
+"""Answers written at the same time."""
 
 
 @dataclass(frozen=True)
@@ -30,40 +25,33 @@ class Repair:
 
     loaded: LoadedModel
     judge: Judge
-    max_new_tokens: int = NEW_TOKENS
+    max_new_tokens: int
+    _known: dict[tuple[int, ...], bool] = field(default_factory=dict)
 
-    def asked(
-        self,
-        given: CaseInput,
-        masker: Masker,
-        flips: Sequence[Flip],
-        masks: Mapping[tuple[str, int], frozenset[int]],
-    ) -> list[Flip]:
-        """The flips with ``passes`` where a mask is given: the answer so far and the greedy continuation, judged."""
-        distinct = list(dict.fromkeys(masks.values()))
-        verdicts = dict(zip(distinct, self._verdicts(given, [masker.ids(mask) for mask in distinct]), strict=True))
-        known = {key: verdicts[mask] for key, mask in masks.items()}
-        return [flip.model_copy(update={"passes": known.get((flip.ranking, flip.draw))}) for flip in flips]
+    def verdicts(self, given: CaseInput, rows: Sequence[Sequence[int]]) -> list[bool]:
+        """Per input whether the answer so far and its greedy continuation end and are good; each input is run once."""
+        new = [row for row in dict.fromkeys(map(tuple, rows)) if row not in self._known]
+        for first in range(0, len(new), TOGETHER):
+            group = new[first : first + TOGETHER]
+            self._known.update(zip(group, self._judged(given, group), strict=True))
+        return [self._known[tuple(row)] for row in rows]
 
-    def _verdicts(self, given: CaseInput, rows: list[list[int]]) -> list[bool]:
-        if not rows:
-            return []
-        said = given.case.completion
-        left = self.max_new_tokens - len(self.loaded.tokenizer(said, add_special_tokens=False)["input_ids"])
-        made = dict(generate(self.loaded.model, self.loaded.tokenizer, rows, max_new_tokens=max(left, 1)))
-        return [
-            made[row].ended and self.judge.good(said + decode(self.loaded.tokenizer, made[row].ids))
-            for row in range(len(rows))
-        ]
+    def _judged(self, given: CaseInput, rows: Sequence[tuple[int, ...]]) -> list[bool]:
+        tokenizer, said = self.loaded.tokenizer, given.case.completion
+        left = self.max_new_tokens - len(tokenizer(said, add_special_tokens=False)["input_ids"])
+
+        def answer(ids: Sequence[int]) -> str:
+            return said + continuation(tokenizer, given.ids[-1], ids)
+
+        def hopeless(ids: Sequence[int]) -> bool:
+            return self.judge.hopeless(answer(ids).rstrip("\ufffd"))  # bytes of a character that is not finished
+
+        limit = max(left, 1)
+        made = dict(generate(self.loaded.model, tokenizer, rows, max_new_tokens=limit, stop=hopeless))
+        return [made[row].ended and self.judge.good(answer(made[row].ids)) for row in range(len(rows))]
 
 
-def repair_of(loaded: LoadedModel, case: Case, prompts: Mapping[str, Problem]) -> Repair | None:
-    """The verifier that a case carries, or that of the benchmark it comes from.
-
-    None where there is none, where it would run programs, or where the whole answer is unknown.
-    """
-    prompt = Problem.of(case) or prompts.get(case.source)
-    if prompt is None or case.response is None or not prompt.comparable or prompt.executes:
-        return None
-    before = tuple(each.passes(case.response) for each in prompt.instructions)
-    return Repair(loaded, Judge(prompt.instructions, before, prompt=prompt.prompt))
+def continuation(tokenizer: Any, last: int, ids: Sequence[int]) -> str:
+    """Text of ids that follow the token ``last``; some tokenizers drop a space at the beginning of what they decode."""
+    before, whole = decode(tokenizer, [last]), decode(tokenizer, [last, *ids])
+    return whole[len(before) :] if whole.startswith(before) else decode(tokenizer, ids)

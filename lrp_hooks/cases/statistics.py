@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -9,7 +10,7 @@ from statistics import fmean, median
 import torch
 
 from lrp_hooks.cases.records import Attributed, Validated
-from lrp_hooks.cases.validate import Flip
+from lrp_hooks.cases.validate import Flip, Validation
 
 RESAMPLES = 4000
 LEVEL = 0.95
@@ -43,7 +44,7 @@ def estimate(values: Sequence[float], seed: int = 0) -> Estimate | None:
 
 @dataclass(frozen=True)
 class RankingRow:
-    """One ranking with one replacement, over the cases of one model.
+    """One ranking with one replacement, over the cases of one model; of a random one, each case's mean over its draws.
 
     Attributes:
         words: words masked until the first choice changes; a case that does not change counts with the most that were
@@ -51,7 +52,10 @@ class RankingRow:
         middle: their median.
         changed: share of cases whose first choice changes: the fix rate of arXiv 2604.17761.
         overtaken_words, overtaken: the same until the contrast leads the target.
-        passes: share of the continued answers that satisfy the verifier.
+        passes: share of the judged cases whose answer satisfies the verifier after the change; one that does not change
+            does not. None where no answer was judged.
+        passed_words, passed: words masked until the answer satisfies it, and the share of cases whose answer does; None
+            where masking did not go on until then.
         difference: words of this ranking minus words of the first one, case by case.
     """
 
@@ -64,6 +68,8 @@ class RankingRow:
     overtaken_words: Estimate
     overtaken: Estimate
     passes: Estimate | None
+    passed_words: Estimate | None
+    passed: Estimate | None
     difference: Estimate | None
 
 
@@ -76,7 +82,7 @@ def ranking_rows(records: Iterable[Validated]) -> list[RankingRow]:
         for flip in record.validation.flips:
             rankings = groups.setdefault((record.model, flip.replacement), {})
             tallies = rankings.setdefault(flip.ranking, {})
-            tallies.setdefault(record.case, _Tally(record.validation.most, [])).flips.append(flip)
+            tallies.setdefault(record.case, _Tally(record.validation, [])).flips.append(flip)
     return [
         _row(model, replacement, name, tallies, next(iter(rankings.values())))
         for (model, replacement), rankings in groups.items()
@@ -88,11 +94,21 @@ def ranking_rows(records: Iterable[Validated]) -> list[RankingRow]:
 class _Tally:
     """The flips of one case by one ranking; several where it is random."""
 
-    most: int
+    validation: Validation
     flips: list[Flip]
 
+    @property
+    def passes(self) -> list[bool]:
+        """The verdicts after the change; none where no answer was judged."""
+        return [flip.passes for flip in self.flips if flip.passes is not None]
+
+    @property
+    def went_on(self) -> bool:
+        """Masking went on until the answer passed, or no word was left."""
+        return self.validation.until_pass and bool(self.passes)
+
     def words(self, of: Callable[[Flip], int | None]) -> float:
-        return fmean(of(flip) or self.most for flip in self.flips)
+        return fmean(of(flip) or self.validation.most for flip in self.flips)
 
     def share(self, of: Callable[[Flip], int | None]) -> float:
         return fmean(of(flip) is not None for flip in self.flips)
@@ -103,7 +119,7 @@ def _row(
 ) -> RankingRow:
     words = {case: tally.words(_changed) for case, tally in tallies.items()}
     reference = {case: tally.words(_changed) for case, tally in first.items()}
-    asked = [float(flip.passes) for tally in tallies.values() for flip in tally.flips if flip.passes is not None]
+    went_on = [tally for tally in tallies.values() if tally.went_on]
     return RankingRow(
         model,
         replacement,
@@ -113,7 +129,9 @@ def _row(
         changed=_known([tally.share(_changed) for tally in tallies.values()]),
         overtaken_words=_known([tally.words(_overtaken) for tally in tallies.values()]),
         overtaken=_known([tally.share(_overtaken) for tally in tallies.values()]),
-        passes=estimate(asked),
+        passes=estimate([fmean(tally.passes) for tally in tallies.values() if tally.passes]),
+        passed_words=estimate([tally.words(_passed) for tally in went_on]),
+        passed=estimate([tally.share(_passed) for tally in went_on]),
         difference=None
         if tallies is first
         else estimate([words[case] - reference[case] for case in words if case in reference]),
@@ -126,6 +144,10 @@ def _changed(flip: Flip) -> int | None:
 
 def _overtaken(flip: Flip) -> int | None:
     return flip.overtaken
+
+
+def _passed(flip: Flip) -> int | None:
+    return flip.passed
 
 
 def _known(values: Sequence[float]) -> Estimate:
@@ -180,3 +202,16 @@ def verdict(rows: Sequence[RankingRow]) -> list[str]:
         words = "; ".join(part for part in parts if part) or "nothing to compare with"
         said.append(f"{first.model}, {first.replacement}: {first.ranking} needs {words} (95 % interval of the pairs)")
     return said
+
+
+def unjudged(records: Iterable[Validated]) -> list[str]:
+    """Per model and reason: how many cases' answers were not judged, and why."""
+    reasons = Counter(
+        (record.model, reason)
+        for record in records
+        if record.validation is not None and (reason := record.validation.unjudged or record.validation.failure)
+    )
+    return [
+        f"{model}: the answers to {count} case{'s' * (count > 1)} were not judged: {reason}"
+        for (model, reason), count in reasons.items()
+    ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -23,6 +23,8 @@ from lrp_hooks.files import write_atomically
 Kind = TypeVar("Kind", Attributed, Validated)
 GRAPH = ".graph.safetensors"
 """Suffix of an item's attribution graph."""
+EARLIER_RULES: Mapping[str, Any] = {"until_pass": False, "max_new_tokens": 160}
+"""What options of validation were before they could be chosen; the manifests of that time do not hold them."""
 
 
 class Manifest(Strict):
@@ -50,21 +52,30 @@ class Store:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self._graphs = False
+        self._judged: frozenset[str] = frozenset()
+        self._written: set[Item] = set()
 
     def open(
-        self, cases: Sequence[Case], rules: dict[str, Any], models: Sequence[str] = (), *, graphs: bool = False
+        self,
+        cases: Sequence[Case],
+        rules: dict[str, Any],
+        models: Sequence[str] = (),
+        *,
+        graphs: bool = False,
+        judged: Collection[str] = (),
     ) -> None:
         """Begin a sweep, or go on with one; new models come after the ones that are known.
 
         Args:
             graphs: an attribution is finished only with its graph. One that was made without is made again.
+            judged: ids of cases whose answers can be judged; a validation that says why they could not is made again.
 
         Raises:
             CaseError: the folder holds another sweep, or cannot be written; two cases with one id.
         """
         from filelock import FileLock
 
-        self._graphs = graphs
+        self._graphs, self._judged, self._written = graphs, frozenset(judged), set()
         try:
             (self.folder / "claims").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -75,8 +86,7 @@ class Store:
             if not path.exists():
                 write_cases(self.folder / "cases.jsonl", cases)
                 _write_json(path, mine.model_dump(mode="json"))
-            elif (theirs := validated(Manifest, _read_json(path), str(path))) != mine:
-                what = "cases" if theirs.cases != mine.cases else "options of validation"
+            elif what := _differs(validated(Manifest, _read_json(path), str(path)), mine):
                 raise CaseError(f"{self.folder} holds a sweep with other {what}. do: choose another folder")
             self._remember(models)
 
@@ -106,10 +116,19 @@ class Store:
     def done(self, item: Item) -> bool:
         if not self.path(item).exists():
             return False
-        if not self._graphs or item.stage != "attribute" or self.path(item, GRAPH).exists():
+        if item.stage == "validate":
+            return not self._lacks_verdicts(item)
+        if not self._graphs or self.path(item, GRAPH).exists():
             return True
         record = self.read(item)
         return record is not None and bool(record.error)  # it would fail again
+
+    def _lacks_verdicts(self, item: Item) -> bool:
+        """Whether answers were not judged that can be judged now."""
+        if item.case not in self._judged or item in self._written:
+            return False
+        record = self.read(item)
+        return isinstance(record, Validated) and record.validation is not None and bool(record.validation.unjudged)
 
     @contextmanager
     def claim(self, item: Item) -> Iterator[bool]:
@@ -136,6 +155,7 @@ class Store:
             LrpError: the disk is full, or the like; finished items stay.
         """
         _write_json(self.path(item), to_line(record))
+        self._written.add(item)
 
     def read(self, item: Item) -> Record | None:
         """The record of a finished item."""
@@ -163,6 +183,18 @@ class Store:
             if path.exists():
                 found[record.case, record.model, record.composite] = path
         return found
+
+
+def _differs(theirs: Manifest, mine: Manifest) -> str:
+    """In what a folder's sweep differs from the one that is asked for; empty where in nothing."""
+    if theirs.cases != mine.cases:
+        return "cases"
+    if bool(theirs.rules) != bool(mine.rules):
+        return f"options of validation ({'with' if theirs.rules else 'without'} validation there)"
+    there, here = ({**EARLIER_RULES, **rules} if rules else {} for rules in (theirs.rules, mine.rules))
+    other = [name for name in sorted(there | here) if there.get(name) != here.get(name)]
+    words = (f"{name.replace('_', '-')} {there.get(name)} there, {here.get(name)} here" for name in other)
+    return f"options of validation ({'; '.join(words)})" if other else ""
 
 
 def _place(record: Record, models: dict[str, int], cases: dict[str, int]) -> tuple[int, str, str, int]:

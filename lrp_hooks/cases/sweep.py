@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lrp_hooks.cases.benchmarks.problem import Problem
 from lrp_hooks.cases.records import Attributed, Item, Record, Validated
 from lrp_hooks.cases.run import Clock, Pace
 from lrp_hooks.cases.schema import Case
 from lrp_hooks.cases.store import Store
 from lrp_hooks.cases.validate import Rules
-from lrp_hooks.cases.workbench import Workbench
+from lrp_hooks.cases.verifiers import Verifiers
+from lrp_hooks.cases.workbench import Workbench, unjudged
 from lrp_hooks.errors import InputError, LrpError, first_line
 from lrp_hooks.loading.loaded import LoadedModel
 
@@ -96,23 +96,27 @@ def sweep(
     load: Callable[[str], LoadedModel],
     *,
     part: Part | None = None,
-    prompts: dict[str, Problem] | None = None,
+    verifiers: Verifiers | None = None,
     tell: Callable[[Pace], None] | None = None,
 ) -> int:
     """Do everything in the plan that is not in the store yet; return how many items this process did.
 
-    An item that fails is recorded with its error and does not stop the others.
+    An item that fails is recorded with its error and does not stop the others. A validation whose answers could not be
+    judged is made again once they can be.
 
     Args:
         load: makes the model of a name.
         part: this process's share, where processes cannot see each other's locks. Default: all.
-        prompts: by a case's ``source``: verifiers that judge the answers after the prediction has changed.
+        verifiers: judge the answers after the prediction has changed. Default: none, which each record says.
 
     Raises:
         CaseError: the folder holds another sweep, or cannot be written.
         ModelLoadError: a model cannot be loaded.
+        InputError: a model's tokenizer has no token for the replacement that is asked for.
     """
-    store.open(cases, asdict(plan.rules) if plan.rules is not None else {}, plan.models, graphs=plan.graphs)
+    verifiers, rules = verifiers or Verifiers(), plan.rules
+    judged = [case.id for case in cases if rules is not None and not unjudged(case, rules, verifiers)]
+    store.open(cases, asdict(rules) if rules is not None else {}, plan.models, graphs=plan.graphs, judged=judged)
     mine = (part or Part()).of(cases)
     todo = {model: [i for i in plan.items(mine, model) if not store.done(i)] for model in plan.models}
     total = sum(len(plan.items(mine, model)) for model in plan.models)
@@ -120,7 +124,7 @@ def sweep(
     count = 0
     for model, items in todo.items():
         if items:
-            with Workbench(load(model), model, plan, mine, store, prompts or {}) as bench:
+            with Workbench(load(model), model, plan, mine, store, verifiers) as bench:
                 for item in _claimed(store, items):
                     store.write(item, _made(bench, item))
                     count += 1

@@ -1,6 +1,7 @@
 """Validation by intervention: how many words are masked until the prediction changes (arXiv 2604.17761, appendix G).
 
-A ranking is good when few of its words are enough. Words are masked from the one that supports the target most.
+A ranking is good when few of its words are enough. Words are masked from the one that supports the target most. Where
+the case has a verifier, the model goes on from the masked input, and masking goes on until its answer passes.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from lrp_hooks.cases.climb import judged
 from lrp_hooks.cases.inputs import CaseInput, words_of
-from lrp_hooks.cases.masking import REPLACEMENTS, Effect, Masker, Replacement
+from lrp_hooks.cases.masking import REPLACEMENTS, Effect, Masker, Replacement, mask_of, word_texts
 from lrp_hooks.cases.repair import Repair
 from lrp_hooks.cases.schema import Strict
-from lrp_hooks.errors import InputError
+from lrp_hooks.errors import InputError, first_line
 from lrp_hooks.loading.loaded import LoadedModel
 
 RANDOM = "random"
@@ -26,11 +28,14 @@ class Rules:
     """How to validate.
 
     Attributes:
-        replacements: what masking means; the first one is also continued, where the case has a verifier.
+        replacements: what masking means. With the first one that is not "pad", which masks in the attention only, the
+            model also goes on, where the case has a verifier.
         most: words masked at most.
         draws: random rankings, the control.
         where: mask words of the "prompt" only, or of the whole "input", the answer so far included.
         continued: let the model go on after the change, and ask the verifier.
+        until_pass: go on masking after the change until the answer passes; up to ``most`` answers per ranking.
+        max_new_tokens: the longest answer, what was said before the error included.
     """
 
     replacements: tuple[Replacement, ...] = ("neutral",)
@@ -39,8 +44,12 @@ class Rules:
     where: str = "input"
     continued: bool = True
     seed: int = 0
+    until_pass: bool = False
+    max_new_tokens: int = 160
 
     def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
         if self.most < 1 or self.draws < 0 or not self.replacements:
             raise InputError("validation needs a replacement and at least one word; draws must not be negative")
         unknown = [name for name in self.replacements if name not in REPLACEMENTS]
@@ -48,6 +57,11 @@ class Rules:
             raise InputError(f"unknown replacement {unknown[0]!r}. choices: {', '.join(REPLACEMENTS)}")
         if self.where not in ("input", "prompt"):
             raise InputError(f"unknown part {self.where!r} to mask. choices: input, prompt")
+
+    @property
+    def judged(self) -> Replacement | None:
+        """The replacement from which the model goes on."""
+        return next((each for each in self.replacements if each != "pad"), None) if self.continued else None
 
 
 class Flip(Strict):
@@ -58,8 +72,11 @@ class Flip(Strict):
         draw: which of the random rankings.
         changed: words masked until the first choice is another token; None when ``most`` are not enough.
         overtaken: words masked until the contrast's logit is above the target's; None likewise.
-        passes: whether the continuation after the change satisfies the verifier; None where it was not asked.
-        words: the words masked up to the change, or all that were, the most relevant first.
+        passes: whether the answer after the change satisfies the verifier, False without a change; None where it was
+            not asked.
+        passed: words masked until the answer satisfies it; None when ``most`` are not enough, or it was not asked.
+        words: the words masked until the answer passes, else up to the change, else all that were; the most relevant
+            first.
     """
 
     ranking: str
@@ -68,6 +85,7 @@ class Flip(Strict):
     changed: int | None = None
     overtaken: int | None = None
     passes: bool | None = None
+    passed: int | None = None
     words: tuple[str, ...] = ()
 
 
@@ -77,17 +95,25 @@ class Validation(Strict):
     Attributes:
         words: how many words there are to mask.
         most: how many were masked at most.
+        until_pass: masking went on until the answer passed.
+        unjudged: why no answer was judged: what the case or its benchmark lacks.
+        failure: what went wrong when answers were judged.
     """
 
     words: int
     most: int
     flips: tuple[Flip, ...]
+    until_pass: bool = False
+    unjudged: str = ""
+    failure: str = ""
 
 
 def validate(
     loaded: LoadedModel, given: CaseInput, scores: Mapping[str, Sequence[float]], rules: Rules, repair: Repair | None
 ) -> Validation:
-    """Mask the words of each ranking until the prediction changes.
+    """Mask the words of each ranking until the prediction changes, and until the answer passes where that is asked for.
+
+    A verifier that fails costs the verdicts, not the rest.
 
     Args:
         scores: per ranking the relevance of each token, in logits.
@@ -102,14 +128,25 @@ def validate(
     orders = [(name, 0, ranked(words, own)) for name, own in scores.items()]
     orders += [(RANDOM, draw, shuffled(words, f"{rules.seed}:{given.case.id}:{draw}")) for draw in range(rules.draws)]
     flips: list[Flip] = []
-    for place, replacement in enumerate(rules.replacements):
+    failure = ""
+    for replacement in rules.replacements:
         masker = Masker(loaded, given, replacement)
         if masker.effects([frozenset()])[0].top != given.target:
             raise InputError("the model does not choose the target here: there is nothing to change")
         made = [_flip(given, masker, replacement, rules.most, *order) for order in orders]
-        asked = repair if place == 0 and rules.continued and replacement != "pad" else None
-        flips += made if asked is None else asked.asked(given, masker, made, dict(_masks(orders, made)))
-    return Validation(words=len(words), most=min(rules.most, len(words)), flips=tuple(flips))
+        if repair is not None and replacement == rules.judged:
+            try:
+                made = judged(repair, given, masker, made, [order for _, _, order in orders], rules)
+            except Exception as error:  # words to flip are worth keeping
+                failure = first_line(error)
+        flips += made
+    return Validation(
+        words=len(words),
+        most=min(rules.most, len(words)),
+        flips=tuple(flips),
+        until_pass=rules.until_pass and repair is not None,
+        failure=failure,
+    )
 
 
 def maskable_words(given: CaseInput, where: str) -> list[tuple[int, ...]]:
@@ -142,8 +179,7 @@ def _flip(
         overtaken = overtaken or _first(counts, [_overtaken(effect) for effect in effects])
         if changed and overtaken:
             break
-    shown = order[: changed or most]
-    words = tuple("".join(given.texts[i].text for i in word).strip() for word in shown)
+    words = word_texts(given, order[: changed or most])
     return Flip(ranking=name, replacement=replacement, draw=draw, changed=changed, overtaken=overtaken, words=words)
 
 
@@ -156,25 +192,9 @@ def batches(most: int) -> Iterator[range]:
         at += size
 
 
-def mask_of(order: Sequence[tuple[int, ...]], count: int) -> frozenset[int]:
-    """Tokens of the first ``count`` words."""
-    return frozenset(i for word in order[:count] for i in word)
-
-
 def _first(counts: range, happened: Sequence[bool]) -> int | None:
     return next((count for count, yes in zip(counts, happened, strict=True) if yes), None)
 
 
 def _overtaken(effect: Effect) -> bool:
     return effect.target < effect.contrast
-
-
-def _masks(
-    orders: Sequence[tuple[str, int, list[tuple[int, ...]]]], flips: Sequence[Flip]
-) -> list[tuple[tuple[str, int], frozenset[int]]]:
-    """The masked tokens at which each ranking changed the prediction, random ones left out."""
-    return [
-        ((name, draw), mask_of(order, flip.changed))
-        for (name, draw, order), flip in zip(orders, flips, strict=True)
-        if flip.changed is not None and name != RANDOM
-    ]

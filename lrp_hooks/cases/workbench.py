@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from types import TracebackType
@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lrp_hooks.cases.benchmarks.problem import Problem
 from lrp_hooks.cases.breakdown import breakdown
 from lrp_hooks.cases.inputs import CaseInput, case_input, fingerprint
+from lrp_hooks.cases.masking import filler
 from lrp_hooks.cases.records import Attributed, Item, Piece, Validated
-from lrp_hooks.cases.repair import repair_of
+from lrp_hooks.cases.repair import Repair
 from lrp_hooks.cases.schema import Case
 from lrp_hooks.cases.store import GRAPH, Store
-from lrp_hooks.cases.validate import validate
+from lrp_hooks.cases.validate import Rules, validate
+from lrp_hooks.cases.verifiers import Verifiers
 from lrp_hooks.errors import InputError
 from lrp_hooks.files import write_atomically
 from lrp_hooks.instrumentation.instrument import Instrumentation, instrument
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
 
 
 class Workbench:
-    """Makes records with one model. It is instrumented once per run of items with the same composite."""
+    """Makes records with one model. It is instrumented once per run of items with the same composite.
+
+    Raises:
+        InputError: words cannot be masked with this model's tokenizer in the way that the plan asks for.
+    """
 
     def __init__(
         self,
@@ -38,9 +43,11 @@ class Workbench:
         plan: Plan,
         cases: Sequence[Case],
         store: Store,
-        prompts: Mapping[str, Problem],
+        verifiers: Verifiers,
     ):
-        self._loaded, self._name, self._plan, self._store, self._prompts = loaded, name, plan, store, prompts
+        self._loaded, self._name, self._plan, self._store, self._verifiers = loaded, name, plan, store, verifiers
+        for replacement in plan.rules.replacements if plan.rules is not None and loaded.tokenizer is not None else ():
+            filler(loaded, replacement)
         self._cases = {case.id: case for case in cases}
         self._lrp: Instrumentation | None = None
 
@@ -80,22 +87,23 @@ class Workbench:
         )
 
     def validated(self, item: Item) -> Validated:
-        """Words to flip by each composite that was attributed.
+        """Words to flip by each composite that was attributed, and verdicts where the case has a verifier.
 
         Raises:
             InputError: none was.
         """
-        given = self._given(item)
+        given, rules = self._given(item), self._plan.rules
         scores: dict[str, Sequence[float]] = {}
         for composite in self._plan.composites:
             record = self._store.read(Item("attribute", self._name, item.case, composite))
             if isinstance(record, Attributed) and not record.error:
                 scores[composite] = record.scores
-        if not scores or self._plan.rules is None:
+        if not scores or rules is None:
             raise InputError("no attribution of this case to validate")
         self._bare()
-        repair = repair_of(self._loaded, given.case, self._prompts)
-        made = validate(self._loaded, given, scores, self._plan.rules, repair)
+        lacking = unjudged(given.case, rules, self._verifiers)
+        repair = None if lacking else Repair(self._loaded, self._verifiers.judge(given.case), rules.max_new_tokens)
+        made = validate(self._loaded, given, scores, rules, repair).model_copy(update={"unjudged": lacking})
         return Validated(case=item.case, model=self._name, validation=made)
 
     def _given(self, item: Item) -> CaseInput:
@@ -129,3 +137,10 @@ class Workbench:
         tensors: dict[str, Any] = {"tokens": relevance.tokens[0], "layers": relevance.layers[0]}
         data = save({name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()})
         write_atomically(self._store.path(item, ".safetensors"), lambda file: file.write(data))
+
+
+def unjudged(case: Case, rules: Rules, verifiers: Verifiers) -> str:
+    """Why a sweep does not judge the answers to a case; empty where it does."""
+    if rules.judged is None:
+        return "the model does not go on from words masked by pad. do: another --replacement besides"
+    return verifiers.lacking(case)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lrp_hooks.cli.convert import convert
+from lrp_hooks.cli.label import label
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Failed answers on benchmarks, and the tokens at which they went wrong.", no_args_is_help=True)
 app.command()(convert)
+app.command()(label)
 
 ModelName = Annotated[str, typer.Argument(help="Folder, hub name, .gguf file, or 'demo' (SmolLM2-135M-Instruct).")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]

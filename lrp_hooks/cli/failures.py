@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lrp_hooks.cli.cases import AllowExec, AllowNetwork
+
 
 def sweep(
     case_file: Annotated[Path, typer.Argument(metavar="CASES", help="Cases as JSONL, with target and contrast.")],
@@ -24,11 +26,25 @@ def sweep(
     graphs: Annotated[bool, typer.Option("--graphs", help="Also write attribution graphs.")] = False,
     no_validation: Annotated[bool, typer.Option("--no-validation", help="Attribution and breakdown only.")] = False,
     replacement: Annotated[
-        list[str] | None, typer.Option(help="How words are masked: neutral (default), pad, deletion. May be repeated.")
+        list[str] | None,
+        typer.Option(help="How words are masked: neutral (default), mask, pad, deletion. May be repeated."),
     ] = None,
     most: Annotated[int, typer.Option(help="Words masked at most.", min=1)] = 12,
     draws: Annotated[int, typer.Option(help="Random rankings per case.", min=0)] = 3,
     where: Annotated[str, typer.Option(help="Mask words of the whole input, or of the prompt only.")] = "input",
+    until_pass: Annotated[
+        bool, typer.Option(help="Go on masking until the answer passes; up to --most answers per ranking.")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="The longest answer that is judged.", min=1)] = 160,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE|NAME=FILE",
+            help="Problems of the cases' benchmark as JSONL, to judge by. Default: from a package. May be repeated.",
+        ),
+    ] = None,
+    allow_exec: AllowExec = False,
+    allow_network: AllowNetwork = False,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda:0, cuda (each launched process its own), or auto to spread.")
     ] = None,
@@ -40,12 +56,22 @@ def sweep(
     from lrp_hooks.cli import sweep as command
 
     command.run(
-        case_file,
-        command.plan(model, composite, replacement, most, draws, where, graphs=graphs, validation=not no_validation),
-        out,
-        least=min_difference,
-        limit=limit,
-        device=device,
+        command.Request(
+            case_file,
+            out,
+            command.plan(
+                model,
+                composite,
+                None if no_validation else command.rules(replacement, most, draws, where, until_pass, max_new_tokens),
+                graphs=graphs,
+            ),
+            least=min_difference,
+            limit=limit,
+            device=device,
+            data=tuple(data or ()),
+            allow_exec=allow_exec,
+            allow_network=allow_network,
+        )
     )
 
 

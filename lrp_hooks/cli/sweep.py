@@ -6,24 +6,23 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from lrp_hooks.cases.benchmarks.problem import Problem
-from lrp_hooks.cases.benchmarks.registry import problems
-from lrp_hooks.cases.patterns import read_labels
+from lrp_hooks.cases.patterns import LABELS, read_labels
 from lrp_hooks.cases.records import Attributed, Validated
 from lrp_hooks.cases.schema import Case, read_cases
 from lrp_hooks.cases.store import Store
 from lrp_hooks.cases.sweep import COMPOSITES, Part, Plan, left, sweep
 from lrp_hooks.cases.validate import Rules
-from lrp_hooks.errors import CaseError, ModelLoadError
+from lrp_hooks.cases.verifiers import Verifiers, data_files, verifiers_of
+from lrp_hooks.errors import CaseError
 from lrp_hooks.loading.loaded import LoadedModel
 from lrp_hooks.loading.model import DTYPES
 
-PACKAGED = frozenset({"ifeval", "gsm8k"})
-"""Benchmarks whose verdicts need no local file and run no program."""
+if TYPE_CHECKING:
+    from lrp_hooks.render.failures import Report
 
 
 @dataclass(frozen=True)
@@ -43,24 +42,46 @@ class ModelSpec:
         return cls(name, revision, dtype) if name and revision else cls(rest, None, dtype)
 
 
-def plan(
-    models: Sequence[str],
-    composites: Sequence[str] | None,
-    replacements: Sequence[str] | None,
-    most: int,
-    draws: int,
-    where: str,
-    *,
-    graphs: bool,
-    validation: bool,
-) -> Plan:
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for.
+
+    Attributes:
+        least: only cases whose target leads by more logits.
+        limit: at most so many cases.
+        data: ``FILE`` or ``NAME=FILE``: problems that the cases come from.
+        allow_exec, allow_network: programs that the model writes may be run; without the kernel's isolation.
+    """
+
+    cases: Path
+    out: Path
+    plan: Plan
+    least: float | None = None
+    limit: int | None = None
+    device: str | None = None
+    data: tuple[str, ...] = ()
+    allow_exec: bool = False
+    allow_network: bool = False
+
+
+def rules(
+    replacements: Sequence[str] | None, most: int, draws: int, where: str, until_pass: bool, max_new_tokens: int
+) -> Rules:
+    """How the options ask to validate.
+
+    Raises:
+        InputError: an unknown replacement, or part to mask.
+    """
+    chosen: Any = tuple(replacements or ("neutral",))
+    return Rules(chosen, most, draws, where, until_pass=until_pass, max_new_tokens=max_new_tokens)
+
+
+def plan(models: Sequence[str], composites: Sequence[str] | None, rules: Rules | None, *, graphs: bool) -> Plan:
     """What the options ask for.
 
     Raises:
-        InputError: an unknown replacement, composite, or part to mask.
+        LrpError: an unknown composite.
     """
-    chosen: Any = tuple(replacements or ("neutral",))
-    rules = Rules(chosen, most, draws, where) if validation else None
     return Plan(tuple(models), tuple(composites or COMPOSITES), rules, graphs)
 
 
@@ -94,32 +115,23 @@ def chosen(path: Path, least: float | None, limit: int | None) -> list[Case]:
     return cases[:limit]
 
 
-def verifiers(cases: Sequence[Case], notes: Console) -> dict[str, Problem]:
-    """The problems that the cases come from, with their verifiers, from the packages that ship them.
-
-    Programs are not run here: cases whose answers are programs are left without a verdict.
-    """
-    found: dict[str, Problem] = {}
-    for name in sorted({case.source.partition(":")[0] for case in cases} & PACKAGED):
-        try:
-            found |= {problem.id: problem for problem in problems(name)}
-        except ModelLoadError as error:
-            notes.print(f"answers are not verified: {error}", markup=False, highlight=False)
-    return found
-
-
-def run(cases: Path, plan: Plan, out: Path, *, least: float | None, limit: int | None, device: str | None) -> None:
+def run(request: Request) -> None:
     """The whole command."""
     from lrp_hooks.cli.attribute import consoles
-    from lrp_hooks.cli.cases import progress
+    from lrp_hooks.cli.cases import progress, running
 
     console, notes = consoles()
-    many = chosen(cases, least, limit)
-    store, part = Store(out), Part.from_environment()
-    prompts = verifiers(many, notes) if plan.rules is not None and plan.rules.continued else {}
-    with progress(notes, "items") as tell:
-        count = sweep(many, plan, store, lambda name: load(name, device, notes), part=part, prompts=prompts, tell=tell)
-    notes.print(f"{count} items done by this process", markup=False, highlight=False)
+    many = chosen(request.cases, request.least, request.limit)
+    store, part, plan = Store(request.out), Part.from_environment(), request.plan
+    known = verifiers_of(many, data_files(request.data, many)) if plan.rules is not None else Verifiers()
+    runs = request.allow_exec and known.executes(
+        many
+    )  # without leave the report says that those answers are not judged
+    with running(runs, request.allow_exec, request.allow_network), progress(notes, "items") as tell:
+        made = sweep(
+            many, plan, store, lambda name: load(name, request.device, notes), part=part, verifiers=known, tell=tell
+        )
+    notes.print(f"{made} items done by this process", markup=False, highlight=False)
     others = left(many, plan, store)
     if others and part.count > 1:
         words = f"{others} items are with other processes; the last one to finish writes the report"
@@ -130,11 +142,24 @@ def run(cases: Path, plan: Plan, out: Path, *, least: float | None, limit: int |
 
 def report(store: Store, console: Console, notes: Console) -> None:
     """Print the tables and write the report."""
-    from lrp_hooks.render.failures import Report, write_report
     from lrp_hooks.render.failures_tables import overview
 
-    labels = read_labels(store.folder / "labels.jsonl")
-    made = Report(store.cases(), store.records(Attributed), store.records(Validated), labels, store.graphs())
+    made = read_report(store)
     console.print(overview(made), markup=False, highlight=False)
-    for path in write_report(made, store.folder):
+    write(made, store, notes)
+
+
+def read_report(store: Store) -> Report:
+    """What a sweep's folder holds."""
+    from lrp_hooks.render.failures import Report
+
+    labels = read_labels(store.folder / LABELS)
+    return Report(store.cases(), store.records(Attributed), store.records(Validated), labels, store.graphs())
+
+
+def write(report: Report, store: Store, notes: Console) -> None:
+    """The report's files, into the folder of the sweep."""
+    from lrp_hooks.render.failures import write_report
+
+    for path in write_report(report, store.folder):
         notes.print(f"wrote {path}", markup=False, highlight=False)

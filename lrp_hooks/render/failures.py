@@ -185,6 +185,11 @@ def _case(report: Report, case: Case, drawing: failures_graphs.Drawing) -> dict[
             _flip(record.model, flip) for record in checks if record.validation for flip in record.validation.flips
         ],
         "most": max((record.validation.most for record in checks if record.validation), default=0),
+        "checks": [
+            [visible(record.model), v.until_pass, visible(v.unjudged or v.failure)]
+            for record in checks
+            if (v := record.validation)
+        ],
     }
 
 
@@ -217,9 +222,8 @@ def _flips(record: Validated) -> tuple[Flip, ...]:
 
 def _flip(model: str, flip: Flip) -> list[Any]:
     words = [visible(word) for word in flip.words]
-    return [
-        visible(model), flip.replacement, flip.ranking, flip.draw, flip.changed, flip.overtaken, flip.passes, words
-    ]  # fmt: skip
+    counts = (flip.draw, flip.changed, flip.overtaken, flip.passes, flip.passed)
+    return [visible(model), flip.replacement, flip.ranking, *counts, words]
 
 
 def _plain(text: str) -> str:

@@ -1,6 +1,7 @@
-"""The tables of a sweep for other programs: cases, flips and segments as CSV and, with types, as Parquet.
+"""The tables of a sweep for other programs: cases, flips, segments and rankings as CSV and, with types, as Parquet.
 
-A row is one case under one model and, where they differ, one rule set. Both formats hold the same rows and columns.
+A row is one case under one model and, where they differ, one rule set; of rankings, all cases of one model. Both
+formats hold the same rows and columns.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lrp_hooks.cases.statistics import Estimate
     from lrp_hooks.render.failures import Report
 
 FORMAT, VERSION = "lrp_hooks.sweep.tables", "1"
@@ -36,9 +38,9 @@ class Columns:
     rows: list[list[Any]]
 
 
-def tables(report: Report) -> tuple[Columns, Columns, Columns]:
+def tables(report: Report) -> tuple[Columns, ...]:
     """All of them."""
-    return cases(report), flips(report), segments(report)
+    return cases(report), flips(report), segments(report), rankings(report)
 
 
 def cases(report: Report) -> Columns:
@@ -73,11 +75,15 @@ def flips(report: Report) -> Columns:
         **dict.fromkeys(("case", "model", "replacement", "ranking"), TEXT),
         **dict.fromkeys(("draw", "changed", "overtaken"), WHOLE),
         "passes": YES_NO,
-        "most": WHOLE,
+        **dict.fromkeys(("passed", "most"), WHOLE),
         "words": TEXTS,
+        "unjudged": TEXT,
     }
     rows = [
-        [r.case, r.model, f.replacement, f.ranking, f.draw, f.changed, f.overtaken, f.passes, v.most, list(f.words)]
+        [
+            *(r.case, r.model, f.replacement, f.ranking, f.draw, f.changed, f.overtaken, f.passes, f.passed, v.most),
+            *(list(f.words), v.unjudged or v.failure),
+        ]
         for r in report.validated
         if (v := r.validation) is not None
         for f in v.flips
@@ -95,6 +101,28 @@ def segments(report: Report) -> Columns:
         for s in r.shares
     ]
     return Columns("segments", types, rows)
+
+
+def rankings(report: Report) -> Columns:
+    """One row per model, replacement and ranking: means over cases with their 95 % intervals."""
+    names = ("words", "flipped", "contrast_words", "contrast_leads", "passes", "passed_words", "passed", "more_words")
+    intervals = {f"{name}{suffix}": REAL for name in names for suffix in ("", "_low", "_high")}
+    types = {
+        **dict.fromkeys(("model", "replacement", "ranking"), TEXT),
+        **dict.fromkeys(("cases", "judged"), WHOLE),
+        "words_median": REAL,
+        **intervals,
+    }
+    rows: list[list[Any]] = []
+    for r in report.rankings:
+        about = [r.model, r.replacement, r.ranking, r.words.count, 0 if r.passes is None else r.passes.count, r.middle]
+        until = (r.words, r.changed, r.overtaken_words, r.overtaken, r.passes, r.passed_words, r.passed, r.difference)
+        rows.append([*about, *(number for each in until for number in _interval(each))])
+    return Columns("rankings", types, rows)
+
+
+def _interval(value: Estimate | None) -> tuple[float | None, float | None, float | None]:
+    return (None, None, None) if value is None else (value.mean, value.low, value.high)
 
 
 def as_csv(table: Columns) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lrp_hooks.cases.statistics import Estimate, verdict
+from lrp_hooks.cases.statistics import Estimate, unjudged, verdict
 from lrp_hooks.render import failures_compare
 from lrp_hooks.render.failures_data import csv_text
 from lrp_hooks.tokens import visible
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from lrp_hooks.render.failures import Report
 
 NOTE = (
-    "Words are masked from the one that supports the target most; a case that does not change counts with the most "
-    "words that were masked. In brackets: 95 % bootstrap interval over cases."
+    "Words are masked from the one that supports the target most; a case that does not change, or never passes, counts "
+    "with the most words that were masked. An answer passes when it ends by itself and repairs the one that failed: an "
+    "instruction more is followed, and none is broken that was. In brackets: 95 % bootstrap interval over cases."
 )
 
 
 def validation_table(report: Report) -> dict[str, Any]:
-    """Words to flip and fix rate."""
+    """Words until the prediction changes, until the contrast leads and until the answer passes; in how many cases."""
     rows = [
         [
             visible(row.model),
@@ -32,14 +33,17 @@ def validation_table(report: Report) -> dict[str, Any]:
             _percent(row.changed),
             str(row.overtaken_words),
             _percent(row.overtaken),
-            "" if row.passes is None else f"{row.passes.mean:.0%} of {row.passes.count}",
+            _of(row.passes),
+            "" if row.passed_words is None else str(row.passed_words),
+            _of(row.passed),
             "" if row.difference is None else _signed(row.difference),
         ]
         for row in report.rankings
     ]
     head = [
         *("model", "masked by", "ranking", "cases", "words to flip", "median", "flipped"),
-        *("words until contrast leads", "contrast leads", "then passes", "words more than the first"),
+        *("words until contrast leads", "contrast leads", "passes at the change"),
+        *("words until it passes", "passes", "words more than the first"),
     ]
     return {"title": "Validation: words masked until the prediction changes", "head": head, "rows": rows, "note": NOTE}
 
@@ -54,12 +58,15 @@ def segment_table(report: Report) -> dict[str, Any]:
             str(row.absolute.count),
             f"{row.tokens:.0f}",
             _percent(row.absolute),
-            f"{row.signed.mean:+.1%}",
+            f"{row.signed.mean:+.1%} [{row.signed.low:+.1%}, {row.signed.high:+.1%}]",
         ]
         for row in report.shares
     ]
     head = ["model", "rules", "part", "cases", "tokens", "share of sum |R|", "for the target (+) or the contrast (-)"]
-    note = "Mean over the cases that have the part. Signed: sum of R over sum |R|."
+    note = (
+        "Mean over the cases that have the part. Signed: sum of R over sum |R|. In brackets: 95 % bootstrap interval "
+        "over cases."
+    )
     return {"title": "Where the relevance comes from", "head": head, "rows": rows, "note": note}
 
 
@@ -82,8 +89,8 @@ def case_table(report: Report) -> dict[str, Any]:
 
 
 def verdicts(report: Report) -> list[str]:
-    """Does the first ranking need the fewest words, in a sentence per model and replacement."""
-    return [visible(line) for line in verdict(report.rankings)]
+    """Does the first ranking need the fewest words, in a sentence per model and replacement; what was not judged."""
+    return [visible(line) for line in (*verdict(report.rankings), *unjudged(report.validated))]
 
 
 def overview(report: Report) -> str:
@@ -115,6 +122,10 @@ def _remarks(report: Report) -> list[str]:
 
 def _percent(value: Estimate) -> str:
     return f"{value.mean:.1%} [{value.low:.1%}, {value.high:.1%}]"
+
+
+def _of(value: Estimate | None) -> str:
+    return "" if value is None else f"{_percent(value)} of {value.count}"
 
 
 def _signed(value: Estimate) -> str:

@@ -65,11 +65,14 @@ function buildFlips(root, known) {
   if (!flips.length) return;
   make("h3", root, "", `Words masked until the prediction changes, at most ${known.most}`).style.marginTop = "1rem";
   const table = make("table", make("div", root, "scroll")), head = make("tr", make("thead", table));
-  for (const name of ["masked by", "ranking", "until another token leads", "until the contrast leads the target", "then passes", "masked words"]) make("th", head, "", name).scope = "col";
+  for (const name of ["masked by", "ranking", "until another token leads", "until the contrast leads the target", "then passes", "until the answer passes", "masked words"]) make("th", head, "", name).scope = "col";
   const body = make("tbody", table), missing = `more than ${known.most}`;
-  for (const [, replacement, ranking, draw, changed, overtaken, passes, words] of flips) {
+  const [, goesOn, reason] = known.checks.find((check) => check[0] === state.model);
+  const yes = (changed, passes) => (changed === null || passes === null ? "" : passes ? "yes" : "no");
+  for (const [, replacement, ranking, draw, changed, overtaken, passes, passed, words] of flips) {
     const row = make("tr", body);
-    for (const text of [replacement, ranking === "random" ? `random ${draw + 1}` : ranking, changed ?? missing, overtaken ?? missing, passes === null ? "" : passes ? "yes" : "no"]) make("td", row, "", text);
+    for (const text of [replacement, ranking === "random" ? `random ${draw + 1}` : ranking, changed ?? missing, overtaken ?? missing, yes(changed, passes), passed ?? (goesOn && passes !== null ? missing : "")]) make("td", row, "", text);
     make("td", row, "word masked", words.join(" · "));
   }
+  if (reason) make("p", root, "note", `The answers were not judged: ${reason}`);
 }

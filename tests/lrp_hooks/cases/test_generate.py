@@ -56,6 +56,20 @@ def an_end(model: Any) -> int:
     return next(t for t in said[0][2:] if not all(t in s for s in said))
 
 
+def test_a_row_that_is_given_up_has_not_ended_and_leaves_the_others_alone(model: Any) -> None:
+    asked: list[int] = []
+    first = plainly(model, PROMPTS[0], 20)[0]
+
+    def stop(said: Sequence[int]) -> bool:
+        asked.append(len(said))
+        return list(said) == first[:9]
+
+    made = dict(generate(model, Tokenizer(), PROMPTS[:2], max_new_tokens=20, stop=stop))
+    assert (made[0].ids, made[0].ended) == (tuple(first[:9]), False)
+    assert list(made[1].ids) == plainly(model, PROMPTS[1], 20, 0)[0]
+    assert asked == [1, 1, 9, 9, 17]
+
+
 def test_batches_say_what_rows_say_alone(model: Any) -> None:
     tokenizer = Tokenizer()
     tokenizer.eos_token_id = an_end(model)

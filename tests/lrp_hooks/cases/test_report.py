@@ -70,7 +70,9 @@ def test_models_that_cannot_be_compared() -> None:
 
 def test_the_report_is_complete(report: Report, tmp_path: Path) -> None:
     paths = write_report(report, tmp_path)
-    tables = {f"{name}.{suffix}" for name in ("cases", "flips", "segments") for suffix in ("csv", "parquet")}
+    tables = {
+        f"{name}.{suffix}" for name in ("cases", "flips", "segments", "rankings") for suffix in ("csv", "parquet")
+    }
     assert {path.name for path in paths} == {"report.html", "report.md", *tables}
     rows = list(csv.DictReader(StringIO((tmp_path / "cases.csv").read_text())))
     assert [(r["case"], r["model"], r["rules"]) for r in rows] == [

@@ -59,8 +59,12 @@ def report() -> Report:
         for rules in ("attnlrp", "gradient")
         for place, name in enumerate(names)
     ]
-    flips = (Flip(ranking="attnlrp", replacement="neutral", changed=1, passes=True, words=(HOSTILE,)),)
-    checks = [Validated(case=n, model="a", validation=Validation(words=5, most=4, flips=flips)) for n in names]
+    flips = (
+        Flip(ranking="attnlrp", replacement="neutral", changed=1, passes=False, passed=3, words=(HOSTILE,)),
+        Flip(ranking="gradient", replacement="neutral", passes=False, words=("it",)),
+    )
+    made = Validation(words=5, most=4, flips=flips, until_pass=True, failure=HOSTILE)
+    checks = [Validated(case=n, model="a", validation=made) for n in names]
     return Report(cases, attributed, checks)
 
 
@@ -120,7 +124,12 @@ def test_a_case_shows_its_heatmaps_side_by_side(page: Any) -> None:
     colours = panels.nth(0).locator("span").evaluate_all("nodes => nodes.map(n => n.style.background)")
     assert colours[0] != colours[1] != ""
     assert colours[3] == ""  # no relevance, no colour
-    assert page.locator("#case .masked").all_text_contents() == [HOSTILE]
+    flips = [row.locator("td").all_text_contents() for row in page.locator("#case tr:has(.masked)").all()]
+    assert flips == [
+        ["neutral", "attnlrp", "1", "more than 4", "no", "3", HOSTILE],
+        ["neutral", "gradient", "more than 4", "more than 4", "", "more than 4", "it"],
+    ]
+    assert page.locator("#case .note").last.text_content() == f"The answers were not judged: {HOSTILE}"
     assert page.locator("#case img").count() == 0
 
 

@@ -19,8 +19,9 @@ from lrp_hooks.render.failures import Report, write_report
 HOSTILE = '=1+1,"\n\ud800é'
 TYPES = {
     "cases": {"case": "string", "position": "int64", "difference": "double", "ledger": "double", "label": "string"},
-    "flips": {"draw": "int64", "changed": "int64", "passes": "bool", "words": "list<element: string>"},
+    "flips": {"draw": "int64", "passes": "bool", "passed": "int64", "words": "list<element: string>"},
     "segments": {"part": "string", "tokens": "int64", "absolute": "double", "signed": "double"},
+    "rankings": {"cases": "int64", "words_median": "double", "passed": "double", "more_words_high": "double"},
 }
 
 
@@ -44,20 +45,20 @@ def report() -> Report:
     )
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_parquet_and_csv_hold_the_same_rows_and_parquet_has_types(number: int) -> None:
     table = failures_data.tables(report())[number]
     read = parquet.read_table(BytesIO(failures_data.as_parquet(table)))
     rows = list(csv.reader(StringIO(failures_data.as_csv(table))))
     assert rows[0] == read.column_names == list(table.types)
-    assert len(rows) - 1 == read.num_rows == len(table.rows) == (2, 2, 1)[number]
+    assert len(rows) - 1 == read.num_rows == len(table.rows) == (2, 2, 1, 2)[number]
     types = {name: str(read.schema.field(name).type) for name in TYPES[table.name]}
     assert types == TYPES[table.name]
     assert read.schema.metadata[b"lrp_hooks.sweep.tables"] == b"1"
 
 
 def test_parquet_keeps_values_and_texts() -> None:
-    cases, flips, segments = (
+    cases, flips, segments, rankings = (
         parquet.read_table(BytesIO(failures_data.as_parquet(table))).to_pylist()
         for table in failures_data.tables(report())
     )
@@ -68,6 +69,10 @@ def test_parquet_keeps_values_and_texts() -> None:
     assert cases[1]["target"] is None
     assert [(row["changed"], row["overtaken"], row["passes"]) for row in flips] == [(2, None, True), (None, None, None)]
     assert flips[0]["words"] == ["so", '=1+1,"\n⟨U+D800⟩é']
+    assert [(row["ranking"], row["passes"], row["passed"]) for row in rankings] == [
+        ("attnlrp", 1.0, None),
+        ("random", None, None),
+    ]
     assert (segments[0]["absolute"], segments[0]["signed"]) == (0.1 + 0.2, -0.25)
 
 
@@ -81,4 +86,4 @@ def test_without_pyarrow_there_are_csv_files_only(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(failures_data, "find_spec", lambda name: None if name == "pyarrow" else pytest.fail(name))
     write_report(report(), tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"report.html", "report.md", "cases.csv", "flips.csv", "segments.csv"}
+    assert names == {"report.html", "report.md", "cases.csv", "flips.csv", "segments.csv", "rankings.csv"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,15 +60,18 @@ def test_markers_and_the_last_word_are_not_masked(given: CaseInput) -> None:
     assert len(maskable_words(given, "prompt")) == 4
 
 
-@pytest.mark.parametrize("replacement", ["pad", "neutral", "deletion"])
+@pytest.mark.parametrize("replacement", ["pad", "neutral", "mask", "deletion"])
 def test_masking_is_what_it_says(model: LoadedModel, given: CaseInput, replacement: Any) -> None:
+    model = replace(model, tokenizer=deepcopy(model.tokenizer))
+    model.tokenizer.mask_token = "<unk>"
+    fillers = {"neutral": neutral_id(model.tokenizer), "mask": 5}  # id 5 is <unk>
     masks = [frozenset[int](), frozenset({3, 4}), frozenset({5, 6, 8})]
     masker = Masker(model, given, replacement)
     effects = [*masker.effects(masks[:1]), *masker.effects(masks[1:])]  # the second batch has a common beginning
     for mask, effect in zip(masks, effects, strict=True):
         ids, seen = list(given.ids), [1] * len(given.ids)
         for i in mask:
-            ids[i] = neutral_id(model.tokenizer) if replacement == "neutral" else ids[i]
+            ids[i] = fillers.get(replacement, ids[i])
             seen[i] = 0 if replacement == "pad" else 1
         if replacement == "deletion":
             ids = [token for i, token in enumerate(ids) if i not in mask]
@@ -139,7 +144,8 @@ def test_the_target_must_be_the_models_choice(monkeypatch: pytest.MonkeyPatch) -
         ({"most": 0}, "at least one word"),
         ({"draws": -1}, "draws must not be negative"),
         ({"replacements": ()}, "needs a replacement"),
-        ({"replacements": ("zero",)}, "unknown replacement 'zero'. choices: pad, neutral, deletion"),
+        ({"replacements": ("zero",)}, "unknown replacement 'zero'. choices: pad, neutral, mask, deletion"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"where": "answer"}, "unknown part 'answer'"),
     ],
 )
@@ -163,13 +169,16 @@ def test_the_answer_after_the_change_is_judged(model: LoadedModel, given: CaseIn
         made = validate(model, given, scores, rules, repair)
         passes = [flip.passes for flip in made.flips if flip.changed]
         assert passes == [verdict_ and end for end in ended]
-        assert [flip.model_copy(update={"passes": None}) for flip in made.flips] == list(plain.flips)
+        assert [flip.passed for flip in made.flips] == [flip.changed if flip.passes else None for flip in made.flips]
+        same = {"passes": None, "passed": None}
+        assert [flip.model_copy(update=same) for flip in made.flips] == list(plain.flips)
 
 
 def endings(model: LoadedModel, given: CaseInput, made: Validation, scores: Any, limit: int) -> list[Any]:
     """Continuations of the masked inputs, one after the other."""
     from lrp_hooks.cases.generate import generate
-    from lrp_hooks.cases.validate import mask_of, ranked
+    from lrp_hooks.cases.masking import mask_of
+    from lrp_hooks.cases.validate import ranked
 
     out = []
     for flip in made.flips:
@@ -222,6 +231,7 @@ def test_rankings_over_cases() -> None:
     assert (one.middle, two.overtaken.mean, two.overtaken_words.mean) == (1.0, 0.0, 10.0)
     assert one.passes is not None
     assert (one.passes.mean, one.passes.count, two.passes) == (0.75, 4, None)
+    assert (one.passed_words, one.passed) == (None, None)  # masking did not go on
     assert one.difference is None
     assert two.difference is not None
     assert two.difference.mean == pytest.approx(4.25)
