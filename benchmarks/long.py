@@ -31,7 +31,11 @@ PLOT = "images/benchmarks/long.svg"
 LAYERS, WIDTH, VALUE_BYTES = 30, 576, 4
 """Of the demo model; its activations are float32."""
 SMALL_LAYERS, LONGEST = 4, 131_072
+BUDGETS = (1.0, 1.5)
+"""``max_memory`` of the stages that are given one, as multiples of the smallest that is not refused."""
 SLOPE_FROM, SLOPE_TO, SLOPE_LIMIT = 4096, 32_768, 1.05
+FIRST_CALL = 25.0
+"""MB of code pages and the like that a process's first call loads, whatever the length (tests/within_budget.py)."""
 GRAPH_LIMIT = 6000.0
 """MB that a graph of ``SLOPE_TO`` tokens of the demo model may take, the model included."""
 
@@ -52,7 +56,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Row:
-    """One stage of a point. Peaks of resident memory in MB, the loaded model included in ``peak``, not in ``added``."""
+    """One stage of a point, memory in MB. Peaks are of resident memory, the loaded model included in ``peak``, not in
+    ``added``; ``budget``: what ``max_memory`` allowed, None without one."""
 
     model: str
     tokens: int
@@ -64,6 +69,7 @@ class Row:
     load: float
     threads: int
     commit: str
+    budget: float | None = None
 
     @property
     def layers(self) -> int:
@@ -81,6 +87,9 @@ def points() -> Iterator[Point]:
             yield Point("demo", tokens, (stage,))
     for tokens in (2048, 32_768):
         yield Point("demo", tokens, ("offloaded",))
+    for tokens in (2048, 4096):
+        for share in BUDGETS:
+            yield Point("small", tokens, tuple(f"{kind} in {share:g} x least" for kind in ("attribution", "graph")))
     for tokens in (8192, 32_768, LONGEST):
         yield Point("small", tokens, ("forward",))
         yield Point("small", tokens, ("attribution", "top graph"))
@@ -100,8 +109,9 @@ def small_model() -> Any:
     return model.requires_grad_(False)
 
 
-def stages(point: Point) -> Iterator[tuple[str, Callable[[], int | None]]]:
-    """What a point does, step by step; a step returns the number of edges that it kept, if it makes any."""
+def stages(point: Point) -> Iterator[tuple[str, Callable[[], int | None], int | None]]:
+    """What a point does, step by step, and in which budget of bytes; a step returns the number of edges that it kept,
+    if it makes any."""
     from lrp_hooks import LogitDiff, instrument
 
     model = load() if point.model == "demo" else small_model()
@@ -109,12 +119,11 @@ def stages(point: Point) -> Iterator[tuple[str, Callable[[], int | None]]]:
         parameter.sum()  # touch mapped weights: they count as the model's, not as the step's
     ids, target = random_ids(point.tokens), LogitDiff()
     if point.stages == ("forward",):
-        yield "forward", lambda: _forward(model, ids)
+        yield "forward", lambda: _forward(model, ids), None
         return
-    last, options = len(model.model.layers), {"checkpoint": True}
-    if point.stages == ("offloaded",):
-        options = {"max_memory": _least(model, point.tokens)}
-    with instrument(model, **options) as lrp:
+    last, share = len(model.model.layers), budget_share(point.stages[0])
+    budget = None if share is None else math.ceil(share * _least(model, point.tokens))
+    with instrument(model, checkpoint=True if budget is None else "auto", max_memory=budget) as lrp:
         traces: list[Any] = []
 
         def trace() -> Any:
@@ -125,14 +134,24 @@ def stages(point: Point) -> Iterator[tuple[str, Callable[[], int | None]]]:
         def attribute() -> None:
             trace().attribute(target)
 
+        def graph(**options: Any) -> int:
+            return len(trace().graph(target, connected=False, **options))
+
         asked: dict[str, Callable[[], int | None]] = {
             "attribution": attribute,
             "offloaded": attribute,
-            "graph": lambda: len(trace().graph(target, connected=False)),
-            "top graph": lambda: len(trace().graph(target, connected=False, points=(last - 1, last))),
+            "graph": graph,
+            "top graph": lambda: graph(points=(last - 1, last)),
         }
         for stage in point.stages:
-            yield stage, asked[stage]
+            yield stage, asked[stage.split(" in ")[0]], budget
+
+
+def budget_share(stage: str) -> float | None:
+    """The budget that a stage is given, as a multiple of the least."""
+    if stage == "offloaded":
+        return 1.0
+    return float(stage.split(" in ")[1].split()[0]) if stage.endswith(" x least") else None
 
 
 def _least(model: Any, tokens: int) -> int:
@@ -155,7 +174,7 @@ def measure(point: Point) -> None:
     import torch
 
     before = 0.0
-    for stage, step in stages(point):
+    for stage, step, budget in stages(point):
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
         before = before or status_megabytes("VmRSS")
         started = time.perf_counter()
@@ -171,6 +190,7 @@ def measure(point: Point) -> None:
             load=os.getloadavg()[1],
             threads=torch.get_num_threads(),
             commit=environment()["commit"],
+            budget=None if budget is None else budget / 2**20,
         )
         print(json.dumps(asdict(row)), flush=True)
 
@@ -235,6 +255,8 @@ def faults(rows: list[Row]) -> list[str]:
     for row in rows:
         if (row.model, row.stage, row.tokens) == ("demo", "graph", SLOPE_TO) and row.peak > GRAPH_LIMIT:
             found.append(f"the graph of {SLOPE_TO:,} tokens takes {row.peak:,.0f} MB, at most {GRAPH_LIMIT:,.0f}")
+        if row.budget is not None and row.added > row.budget + FIRST_CALL:
+            found.append(f"{row.stage} of {row.tokens:,} tokens adds {row.added:,.0f} MB, its budget {row.budget:,.0f}")
     return found
 
 
@@ -243,6 +265,7 @@ def page(rows: list[Row]) -> str:
     return PAGE_TEXT.format(
         memory="\n".join(_memory(rows)),
         slopes="\n".join(_slopes(rows)),
+        budgets="\n".join(_budgets(rows)),
         times="\n".join(_times(rows)),
         needles="\n".join(_needles()),
     )
@@ -266,6 +289,17 @@ def _memory(rows: list[Row]) -> Iterator[str]:
         edges = "" if r.edges is None else f"{r.edges:,}"
         sizes = f"{r.peak:,.0f} | {r.added:,.0f} | {r.bytes_per_token_and_layer:,.0f}"
         yield f"| {r.model} | {r.tokens:,} | {r.stage} | {sizes} | {edges} |"
+
+
+def _budgets(rows: list[Row]) -> Iterator[str]:
+    given = [(r, r.budget) for r in rows if r.budget is not None]
+    if not given:
+        yield "Not measured yet."
+        return
+    yield "| model | tokens | stage | budget, MB | added, MB | of the budget |"
+    yield "|---|---|---|---|---|---|"
+    for r, budget in given:
+        yield f"| {r.model} | {r.tokens:,} | {r.stage} | {budget:,.0f} | {r.added:,.0f} | {r.added / budget:.0%} |"
 
 
 def _slopes(rows: list[Row]) -> Iterator[str]:
@@ -307,6 +341,12 @@ when the model was instrumented:
    CPU's memory for one on a GPU. What stays is one block's inside, whatever the number of blocks;
 4. else `InputError` says the least that would do.
 
+What the budget counts is what a question adds to the process at its peak: activations, their gradients, the work inside
+a block and, for a graph, its row blocks. `tests/lrp_hooks/test_memory.py` and the table "Budgets" compare it with
+measured peaks. Outside of it are the weights; the pages of code that a first call loads, about 25 MB on a CPU at any
+length; and the edges that a graph keeps, which pruning decides: 20 bytes each until all transitions are done, 36 in the
+finished graph, and copies of these while it is put together.
+
 Without `max_memory` the same happens by what is free. Results do not change, chunks of re-run copies follow the budget.
 Interrupting (Ctrl-C) leaves the model, and the trace, as they were: the next question is answered as if nothing had
 happened.
@@ -332,6 +372,13 @@ streams and twice one block's inside); "top graph" is the graph of the last bloc
 {memory}
 
 {slopes}
+
+## Budgets
+
+Peaks under a given `max_memory`: multiples of the smallest that is not refused. The graph's row is the peak of its own
+backward pass, the trace that it shares with the attribution included.
+
+{budgets}
 
 ## Time
 

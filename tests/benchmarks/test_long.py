@@ -33,6 +33,18 @@ def test_what_misses_its_bar_is_said() -> None:
     assert long.faults([large]) == ["the graph of 32,768 tokens takes 6,001 MB, at most 6,000"]
 
 
+def test_a_peak_above_its_budget_is_said() -> None:
+    row = replace(ROW, model="small", stage="graph in 1 x least", added=500.0, budget=490.0)
+    assert long.faults([row]) == []  # what a first call loads is no activation
+    assert long.faults([replace(row, budget=470.0)]) == [
+        "graph in 1 x least of 4,096 tokens adds 500 MB, its budget 470"
+    ]
+    assert [long.budget_share(s) for s in ("graph", "offloaded", "graph in 1.5 x least")] == [None, 1.0, 1.5]
+    assert "| small | 4,096 | graph in 1 x least | 490 | 500 | 102% |" in long.page([row])
+    asked = {s for p in long.points() for s in p.stages if s.endswith(" x least")}
+    assert {long.budget_share(s) for s in asked} == set(long.BUDGETS)
+
+
 def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(long, "RESULT", tmp_path / "long.json")
     every = list(long.missing((), "", ""))

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,6 +43,23 @@ def test_a_budget_turns_checkpointing_on_and_changes_no_result() -> None:
             tight = lrp.trace(input_ids=ids).attribute(CONTRAST)
             assert lrp.checkpointing.active is active
             assert torch.allclose(tight.layers, free.layers, atol=1e-12)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux' /proc")
+def test_the_measured_peak_stays_within_the_budget() -> None:
+    """Each budget is the least of its kind; what a first call takes at any length (pages of code) comes on top."""
+    script = Path(__file__).parents[1] / "within_budget.py"
+    variables = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(script)], env=variables, capture_output=True, text=True, check=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(r["name"], r["kept"]) for r in rows] == [
+        ("offloaded", [True, True]),
+        ("checkpointed", [True, False]),
+        ("whole", [False, False]),
+    ]
+    for row in rows:
+        assert row["constant"] < row["budget"] / 2
+        assert row["budget"] / 2 < row["added"] <= row["budget"] + row["constant"]
 
 
 def test_the_stream_is_measured_right() -> None:
