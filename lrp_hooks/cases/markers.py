@@ -22,15 +22,14 @@ def near(tokens: Sequence[int], logits: Tensor, said: Sequence[int], rank: int) 
     """Positions at which some of the tokens have this rank or a better one and were not said; best ranks first.
 
     Args:
-        logits: [P, V], before each of the P tokens that were ``said``. Position 0 is left out: it is another answer.
+        logits: [P, V], before each of the P tokens that were ``said``.
     """
-    if not tokens or len(said) < 2:
+    if not tokens or not said:
         return []
-    ids = torch.tensor(tokens, device=logits.device)
-    mine = logits[1:, ids].float()  # [P - 1, K]
-    ranks = torch.stack([(row > each[:, None]).sum(1) + 1 for row, each in zip(logits[1:].float(), mine, strict=True)])
+    mine = logits[:, torch.tensor(tokens, device=logits.device)].float()  # [P, K]
+    ranks = torch.stack([(row > each[:, None]).sum(1) + 1 for row, each in zip(logits.float(), mine, strict=True)])
     found = []
-    for position, (row, values) in enumerate(zip(ranks.tolist(), mine.tolist(), strict=True), start=1):
+    for position, (row, values) in enumerate(zip(ranks.tolist(), mine.tolist(), strict=True)):
         choices = [
             (token, place, value)
             for token, place, value in zip(tokens, row, values, strict=True)

@@ -160,12 +160,14 @@ class Search:
         for position in sorted(p for p in breaks if p is not None)[:BREAKS]:
             yield self._fresh((position, "one-way"), (position - 1, "before-one-way")), None
         yield self._choosing("stop", near(sorted(self._ends), *self._so_far(), self._settings.near))
-        wanted = first_tokens(self._tokenizer, self._lacks())
-        yield self._choosing("marker", near(wanted, *self._so_far(), self._settings.near)[:MISSES])
+        missed = near(first_tokens(self._tokenizer, self._lacks()), *self._so_far(), self._settings.near)
+        yield self._choosing("marker", [each for each in missed if each[0] != START[0]][:MISSES])
         end = len(self._answer.ids)
         if self._ended and self._end() > end:
             yield self._fresh((end, "end"), (end - 1, "before-end")), None
-        yield [START], None
+        best = self._choices(START[0])
+        known = {token for token, _, _ in best}
+        yield [START], {0: [*best, *(choice for choice in dict(missed).get(START[0], []) if choice[0] not in known)]}
 
     def _fresh(self, *places: Place) -> list[Place]:
         """Those that have not been tried, without the start, which has a stage of its own."""
@@ -175,8 +177,8 @@ class Search:
         return self._fresh(*((position, kind) for position, _ in found)), dict(found)
 
     def _so_far(self) -> tuple[Tensor, Sequence[int]]:
-        """What was said while there was a chance of success, and the logits [P, V] before each of these tokens."""
-        ids, offset = self._answer.ids[: self._end()], len(self._answer.prompt_ids)
+        """What was said up to where no chance was left, and the logits [P, V] before each of these tokens."""
+        ids, offset = self._answer.ids[: self._end() + 1], len(self._answer.prompt_ids)
         return self.tree.logits[offset - 1 : offset - 1 + len(ids)], ids
 
     def _lacks(self) -> list[str]:

@@ -139,6 +139,9 @@ class JsonFormat(Instruction):
         bare = self._bare(text).strip()
         return bool(bare) and bare[0] not in _JSON_STARTS
 
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return ("{", "[", "```json") if self.hopeless(text) else ()
+
 
 @dataclass(frozen=True)
 class Quotation(Instruction):
@@ -150,6 +153,9 @@ class Quotation(Instruction):
 
     def hopeless(self, text: str) -> bool:
         return text.strip()[:1] not in ("", '"')
+
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return ('"',) if self.hopeless(text) else ()
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,9 @@ class RepeatPrompt(Instruction):
     def hopeless(self, text: str) -> bool:
         said, wanted = text.lstrip().lower(), self.prompt_to_repeat.strip().lower()
         return not (said.startswith(wanted) or wanted.startswith(said))
+
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return (self.prompt_to_repeat.strip(),) if self.hopeless(text) else ()
 
 
 @dataclass(frozen=True)

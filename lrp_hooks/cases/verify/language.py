@@ -7,6 +7,7 @@ verdict does not change between calls.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -88,6 +89,9 @@ class EnglishLowercase(Instruction):
     def hopeless(self, text: str) -> bool:
         return any(character.isupper() or character.istitle() for character in text)
 
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return tuple(word.lower() for word in _broken_word(self, text))
+
 
 @dataclass(frozen=True)
 class EnglishCapital(Instruction):
@@ -98,6 +102,15 @@ class EnglishCapital(Instruction):
 
     def hopeless(self, text: str) -> bool:
         return any(character.islower() or (character.istitle() and not character.isupper()) for character in text)
+
+    def lacks(self, text: str) -> tuple[str, ...]:
+        return tuple(word.upper() for word in _broken_word(self, text))
+
+
+def _broken_word(instruction: Instruction, text: str) -> list[str]:
+    """The first word in which a response breaks the instruction, if it does."""
+    at = instruction.broken_at(text)
+    return [] if at is None else [word.group() for word in re.finditer(r"\w+", text) if word.end() > at][:1]
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,20 @@ def test_what_is_missing_is_found_where_it_was_nearly_said(tmp_path: Path) -> No
     assert "marker" not in nothing.repairs
 
 
+def test_an_answer_that_cannot_be_right_from_its_first_token_may_begin_with_what_it_lacks(tmp_path: Path) -> None:
+    odds = {"user": [" sun", " moon", " et", " rock"], "_rock": [" is"], "_warm": [" and"], "_cold": ["."]}
+    model = loaded(**{**COMMAS, **odds})
+    asked = prompt(1, ["combination:repeat_prompt"], {"prompt_to_repeat": " rock is"})
+    failed = answer(model, tmp_path, asked)
+    outcome = find_case(model, failed, Settings(samples=0, alternatives=1, near=4))
+    case = outcome.case
+    assert case is not None
+    assert case.contrast is not None
+    assert (case.kind, case.position, case.contrast.text, case.contrast.rank) == ("first", 0, " rock", 4)
+    assert outcome.repairs["first"] == (2, 1)
+    assert find_case(model, failed, Settings(samples=0, alternatives=1, near=3)).case is None
+
+
 def test_an_answer_that_went_on_too_long_has_the_end_as_contrast(tmp_path: Path) -> None:
     odds = {"_warm": [" and"], "_and": [" cold"], "_cold": [".", "<end>"], "stop": [" a", "<end>"], "_a": [" rock"]}
     model = loaded(**{**COMMAS, **odds, "_rock": [",", " x"], "_x": [","], "comma": ["<end>"]})

@@ -163,9 +163,24 @@ LACKING: list[tuple[str, dict[str, Any], str, str]] = [
     ("combination:two_responses", {}, "one", "******"),
     ("startend:end_checker", {"end_phrase": "That is all."}, "none", "That is all."),
     ("length_constraints:number_paragraphs", {"num_paragraphs": 2}, "one", "***"),
+    ("startend:quotation", {}, "none", '"'),
+    ("detectable_format:json_format", {}, "one", "{"),
+    ("combination:repeat_prompt", {"prompt_to_repeat": "Say it"}, "none", "Say it"),
+    ("change_case:english_lowercase", {}, "this is the Sun and the moon", "sun"),
+    ("change_case:english_capital", {}, "THIS IS the sun", "THE"),
     ("keywords:existence", {"keywords": ["sun", "moon"]}, "the sun", "moon"),
     ("keywords:frequency", {"keyword": "sun", "frequency": 2, "relation": "at least"}, "sun", "sun"),
 ]
+
+
+WHOLE = {
+    "startend:quotation": '"none"',
+    "detectable_format:json_format": '{"none": 1}',
+    "combination:repeat_prompt": "Say it: none",
+    "change_case:english_lowercase": "this is the sun and the moon",
+    "change_case:english_capital": "THIS IS THE SUN",
+}
+"""What would have passed, where it is not the same text with something added."""
 
 
 @pytest.mark.parametrize(("key", "parameters", "text", "lacking"), LACKING, ids=[row[0] for row in LACKING])
@@ -176,7 +191,7 @@ def test_what_a_response_lacks_begins_what_would_pass(
     assert not made.passes(text)
     assert lacking in made.lacks(text)
     ends = {"*": "* two *", "Part": "Part 1", "[": "[name]", "<<": "<<name>>", "******": "****** two", "***": "*** two"}
-    repaired = f"{text}\n{ends.get(lacking, lacking)}"
+    repaired = WHOLE.get(key) or f"{text}\n{ends.get(lacking, lacking)}"
     assert made.passes(repaired)
     assert made.lacks(repaired) == ()
 
