@@ -108,10 +108,15 @@ def chosen(path: Path, least: float | None, limit: int | None) -> list[Case]:
         CaseError: a malformed file, or none is left.
     """
     cases = [case for case in read_cases(path) if case.target is not None and case.contrast is not None]
+    if not cases:
+        raise CaseError(
+            f"{path} holds no case to sweep: none has target and contrast. "
+            "do: cases find looks for them in answers, which cases run and cases convert --to answers write"
+        )
     if least is not None:
         cases = [case for case in cases if case.delta_logit is None or case.delta_logit > least]
     if not cases:
-        raise CaseError(f"{path} holds no case to sweep: none has target and contrast, or leads by enough")
+        raise CaseError(f"{path} holds no case to sweep: in none the target leads by more than {least} logits")
     return cases[:limit]
 
 

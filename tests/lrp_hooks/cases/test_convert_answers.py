@@ -15,9 +15,10 @@ from lrp_hooks.cases.convert import convert, convert_answers
 from lrp_hooks.cases.find import NO_MODEL_ANSWER, find_case, find_cases, summarize
 from lrp_hooks.cases.forcing import tokenized
 from lrp_hooks.cases.run import Answer, read_answers, run_benchmark
-from lrp_hooks.cases.schema import read_cases
+from lrp_hooks.cases.schema import read_cases, write_cases
 from lrp_hooks.cases.search import Settings
 from lrp_hooks.cli import cases as command
+from lrp_hooks.cli.sweep import chosen
 from lrp_hooks.errors import CaseError, ExecutionError, InputError
 
 SETTINGS = Settings(samples=0)
@@ -88,18 +89,19 @@ def test_a_token_that_the_model_would_not_have_chosen_is_told(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("completion", "ended", "tried"),
     [
-        (" sun is warm and cold.", None, (6, 5, 0)),  # the model would end here, too
-        (" sun is warm and", None, (0,)),
-        (" sun is warm and", True, (4, 3, 0)),
-        (" sun is warm and cold.", False, (0,)),
+        (" sun is warm and cold.", None, True),  # the model would end here, too
+        (" sun is warm and", None, False),
+        (" sun is warm and", True, True),
+        (" sun is warm and cold.", False, False),
     ],
 )
 def test_the_end_is_tried_where_the_answer_ended_by_itself(
-    tmp_path: Path, completion: str, ended: bool | None, tried: tuple[int, ...]
+    tmp_path: Path, completion: str, ended: bool | None, tried: bool
 ) -> None:
-    said = {**PAIR, "completion": completion, "expected": {"contains": [" x"]}}
+    said = {**PAIR, "completion": completion, "expected": {"number": 7}}
     (answer,) = pairs(tmp_path, said if ended is None else said | {"ended": ended})
-    assert find_case(loaded(**COMMAS), answer, Settings(samples=0, alternatives=1)).tried == tried
+    outcome = find_case(loaded(**COMMAS), answer, Settings(samples=0, alternatives=1))
+    assert (len(Tokenizer()(completion)["input_ids"]) in outcome.tried) is tried
 
 
 def test_continuations_may_be_as_long_as_the_answer(tmp_path: Path) -> None:
@@ -241,6 +243,12 @@ def test_programs_of_a_log_are_run_only_where_that_is_allowed(tmp_path: Path) ->
 def test_options_are_checked(tmp_path: Path, form: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         convert_answers(write(tmp_path / "file.jsonl", sample()), form, **options)
+
+
+def test_a_sweep_of_cases_without_error_tokens_says_how_to_find_them(tmp_path: Path) -> None:
+    write_cases(tmp_path / "cases.jsonl", convert(write(tmp_path / "pairs.jsonl", PAIR), "pairs"))
+    with pytest.raises(CaseError, match=r"none has target and contrast\. do: cases find looks for them in answers"):
+        chosen(tmp_path / "cases.jsonl", None, None)
 
 
 def test_from_a_log_to_cases_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
