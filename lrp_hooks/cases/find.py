@@ -15,7 +15,7 @@ from lrp_hooks.cases.forest import Forest, Growth
 from lrp_hooks.cases.generate import decode, end_ids
 from lrp_hooks.cases.jsonl import Appender, read_objects
 from lrp_hooks.cases.judge import Grade
-from lrp_hooks.cases.race import CLEAR, Kind, Pair
+from lrp_hooks.cases.race import CLEAR, Pair, Reason
 from lrp_hooks.cases.reference import Reference
 from lrp_hooks.cases.run import Answer, Clock, Pace
 from lrp_hooks.cases.sandbox import permission
@@ -47,7 +47,7 @@ class Outcome(Strict):
     tokens: int = 0
     seconds: float = 0.0
     tried: tuple[int, ...] = ()
-    repairs: Annotated[dict[Kind, tuple[int, int]], Field(default_factory=dict)]
+    repairs: Annotated[dict[Reason, tuple[int, int]], Field(default_factory=dict)]
     model: str = ""
 
     @property
@@ -82,7 +82,7 @@ class Summary:
     forced: int
     own_choice: int
     kinds: dict[str, int]
-    repairs: dict[Kind, tuple[int, int]]
+    repairs: dict[Reason, tuple[int, int]]
     reasons: dict[str, int]
     tokens: int
     seconds: float
@@ -108,8 +108,8 @@ def summarize(outcomes: Sequence[Outcome]) -> Summary:
     )
 
 
-def _repairs(outcomes: Sequence[Outcome]) -> dict[Kind, tuple[int, int]]:
-    made: dict[Kind, tuple[int, int]] = {}
+def _repairs(outcomes: Sequence[Outcome]) -> dict[Reason, tuple[int, int]]:
+    made: dict[Reason, tuple[int, int]] = {}
     for outcome in outcomes:
         for kind, (tried, good) in outcome.repairs.items():
             before = made.get(kind, (0, 0))

@@ -9,9 +9,11 @@ from typing import Literal
 from lrp_hooks.cases.branch import Branch
 from lrp_hooks.cases.judge import Grade
 
-Kind = Literal["one-way", "before-one-way", "stop", "marker", "end", "before-end", "success-drop", "first", "random"]
-Place = tuple[int, Kind]
-"""A position of the answer and why it is looked at; "random" ones are a control and give no pair."""
+Kind = Literal["one-way", "before-one-way", "stop", "marker", "end", "before-end", "success-drop", "first"]
+Reason = Literal[Kind, "random"]
+"""Why a position is looked at; random ones are a control and give no pair."""
+Place = tuple[int, Reason]
+"""A position of the answer and why it is looked at."""
 Choice = tuple[int, int, float]
 """A token that could have been said: id, rank from 1, logit."""
 CLEAR = 1.0

@@ -23,7 +23,7 @@ from lrp_hooks.cases.forest import Forest, Growth
 from lrp_hooks.cases.generate import decode, end_ids
 from lrp_hooks.cases.judge import Grade, Judge
 from lrp_hooks.cases.markers import Near, first_tokens, near
-from lrp_hooks.cases.race import CLEAR, Alternative, Choice, Kind, Pair, Place, Race, Try
+from lrp_hooks.cases.race import CLEAR, Alternative, Choice, Kind, Pair, Place, Race, Reason, Try
 from lrp_hooks.cases.reference import Reference
 from lrp_hooks.cases.run import Answer
 from lrp_hooks.errors import InputError
@@ -110,7 +110,7 @@ class Search:
         self.reason = ""
         self._shares: dict[int, float] = {}
         self._found: dict[Place, list[Alternative]] = {}
-        self._kinds: dict[int, Kind] = {}
+        self._kinds: dict[int, Reason] = {}
 
     def steps(self) -> Steps:
         """The search, stage by stage; each yields the branches that it needs grown. Returns the pair, or None.
@@ -192,12 +192,12 @@ class Search:
         seed = zlib.crc32(f"{self._settings.seed}:{self._answer.id}:control".encode())
         return sorted(Random(seed).sample(rest, min(self._settings.control, len(rest))))
 
-    def repairs(self) -> dict[Kind, tuple[int, int]]:
+    def repairs(self) -> dict[Reason, tuple[int, int]]:
         """Per kind of place: alternatives that were continued, and how many of them led to a good answer.
 
         Alternatives that were given up because a better one had won count among the first.
         """
-        made: dict[Kind, tuple[int, int]] = {}
+        made: dict[Reason, tuple[int, int]] = {}
         for (_, kind), found in self._found.items():
             tried, good = made.get(kind, (0, 0))
             made[kind] = (tried + len(found), good + sum(a.counts for a in found))
@@ -235,7 +235,7 @@ class Search:
         pairs = []
         for position, kind in places:
             good = [a for a in self._found.get((position, kind), []) if a.counts]
-            if good:
+            if good and kind != "random":
                 pairs.append(self._pair(position, kind, max(good, key=lambda a: (a.grade, -a.rank))))
         return next((pair for pair in pairs if pair.clear), pairs[0] if pairs else None)
 
