@@ -385,13 +385,13 @@ class TopToken:
 
 
 def top_tokens(logits: Tensor, k: int = 10, tokenizer: Any = None, extra: Sequence[int | str] = ()) -> list[TopToken]:
-    """The k largest of the logits [V], and ``extra`` tokens with their true rank, best first."""
+    """The k largest of the logits [V], and ``extra`` tokens with their true rank: each once, best first."""
     if not 1 <= k <= logits.shape[-1]:
         raise TargetError(f"k = {k} is outside 1..{logits.shape[-1]}")
     values = logits.detach().float()
     probabilities = values.softmax(-1)
-    ids = [int(i) for i in values.topk(k).indices]
-    ids += [i for i in (token_id(token, tokenizer, len(values)) for token in extra) if i not in ids]
+    named = [token_id(token, tokenizer, len(values)) for token in extra]
+    ids = sorted({*values.topk(k).indices.tolist(), *named}, key=lambda i: (-float(values[i]), i))
     return [
         TopToken(
             rank=int((values > values[i]).sum()) + 1,

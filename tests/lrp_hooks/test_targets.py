@@ -227,6 +227,25 @@ def test_the_top_k_table(lrp: Instrumentation) -> None:
         lrp.trace(input_ids=ids).top(0)
 
 
+def test_extra_tokens_of_the_table_are_named_by_text(lrp: Instrumentation, tokenizer: Any) -> None:
+    ids = inputs("llama", batch=2)
+    trace = lrp.trace(input_ids=ids)
+    logits = logits_at(lrp, ids, 4)[1]
+    first = tokenizer.decode([int(logits.argmax())])
+    order = logits.argsort(descending=True).tolist()
+    wanted = {text: tokenizer.convert_tokens_to_ids(text) for text in ("a", "Z", "~")}
+    rows = trace.top(1, position=4, row=1, tokenizer=tokenizer, extra=[*wanted, "a", first])
+    assert [row.id for row in rows] == sorted({order[0], *wanted.values()}, key=order.index), "each once, best first"
+    for row in rows:
+        assert row.rank == order.index(row.id) + 1
+        assert row.text == tokenizer.decode([row.id])
+        assert row.logit == pytest.approx(float(logits[row.id]), rel=1e-6)
+    with pytest.raises(TokenError, match="is 2 tokens"):
+        trace.top(1, tokenizer=tokenizer, extra=["aZ"])
+    with pytest.raises(TokenError, match="there is no tokenizer"):
+        trace.top(1, extra=["a"])
+
+
 def test_bad_batches_are_named(lrp: Instrumentation) -> None:
     ids = inputs("llama")
     for batch, message in (
