@@ -82,6 +82,13 @@ def test_the_fewest_words_count_and_a_pass_may_be_lost_again(monkeypatch: pytest
     }
 
 
+def test_nothing_more_is_asked_once_an_answer_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    repair = Verdicts({3})
+    made = checked(monkeypatch, repair, most=5, until_pass=True)
+    assert [flip.passed for flip in made.flips] == [1, 4, 5]
+    assert repair.rounds == [[[3], [0, 1, 2, 3], [0, 1, 2, 3, 4]]]
+
+
 def test_without_going_on_only_the_change_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     repair = Verdicts({0, 1, 3})
     made = checked(monkeypatch, repair, most=5)
@@ -208,7 +215,7 @@ def drawn(draw: int, changed: int | None, passes: bool | None, passed: int | Non
 def test_pass_rates_are_over_cases_and_a_draw_that_does_not_change_does_not_pass() -> None:
     records = [
         judged(0, [drawn(0, 1, True, 1), drawn(1, 2, False, 6)]),
-        judged(1, [drawn(0, None, False, None), drawn(1, 1, False, None)]),
+        judged(1, [drawn(0, None, False, None), drawn(1, 1, True, 1)]),
         judged(2, [drawn(0, 1, None, None), drawn(1, 1, None, None)], unjudged="no verifier"),
         judged(3, [drawn(0, 1, True, 1), drawn(1, 1, True, 1)], until_pass=False),
     ]
@@ -216,8 +223,8 @@ def test_pass_rates_are_over_cases_and_a_draw_that_does_not_change_does_not_pass
     assert row.passes is not None
     assert row.passed is not None
     assert row.passed_words is not None
-    assert (row.passes.mean, row.passes.count) == (pytest.approx((0.5 + 0 + 1) / 3), 3)
-    assert (row.passed.mean, row.passed.count) == (pytest.approx((1 + 0) / 2), 2)
-    assert (row.passed_words.mean, row.passed_words.count) == (pytest.approx((3.5 + 10) / 2), 2)
+    assert (row.passes.mean, row.passes.count) == (pytest.approx((0.5 + 0.5 + 1) / 3), 3)
+    assert (row.passed.mean, row.passed.count) == (pytest.approx((1 + 0.5) / 2), 2)
+    assert (row.passed_words.mean, row.passed_words.count) == (pytest.approx((3.5 + 5.5) / 2), 2)
     assert row.passes.low < row.passes.mean < row.passes.high
     assert unjudged(records) == ["m: the answers to 1 case were not judged: no verifier"]
