@@ -24,6 +24,8 @@ BYTES = 2
 
 MODELS = (whole("Qwen3-0.6B"), whole("Qwen3-4B"))
 LENGTHS = (1536, 12288, 131072)
+PARTS = 16
+"""Edges a row that are taken apart: value and key path, strongest head."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,23 @@ def costs(model: Shape, tokens: int) -> Iterator[Cost]:
     yield Cost("edges, list", 2 * product, read)
     yield Cost("edges, row and column sums", 2 * product, read + tokens * 16)
     yield Cost("edges, log-sum-exp", product, query + shared + line)
+    kept = PARTS * tokens  # three numbers of 8 bytes say which, four of 4 bytes come back
+    yield Cost("edges, parts", 4 * kept * model.heads * model.head, read + 40 * kept)
+    yield Cost("norm, scale", 2 * tokens * model.width, hidden + tokens * 4)
     yield Cost("norm, backward", 3 * tokens * model.width, 2 * hidden + tokens * 4)
+    yield Cost("gated product, forward", 5 * tokens * model.inner, 3 * inner)
     yield Cost("gated product, backward", 12 * tokens * model.inner, 5 * inner)
     yield Cost("relevance", 2 * tokens * model.width, 2 * hidden + tokens * 4)
+
+
+def model_costs(shape: Shape, tokens: int) -> Iterator[Cost]:
+    """A whole model, bf16: FLOPs of its matrices, weights read once a pass."""
+    weights = shape.parameters * BYTES
+    forward, both = shape.forward(tokens), shape.forward(tokens) + shape.backward(tokens)
+    edges = sum(cost.flops for cost in costs(shape, tokens) if cost.kernel in ("edges, histogram", "edges, list"))
+    yield Cost("model, forward", forward, weights)
+    yield Cost("model, attribution", both, 2 * weights)
+    yield Cost("model, graph", both + shape.layers * edges, 2 * weights)
 
 
 def table() -> str:

@@ -21,6 +21,9 @@ MAX_WIDTH = 256
 MAX_NORM = 1 << 15
 """Widest norm: its kernel holds a row in registers as a whole."""
 
+ALIGNED = 16
+"""Numbers. Rows at other distances are loaded one by one, each with its own address: slow, and the registers spill."""
+
 
 class UnsupportedInput(ValueError):
     """A kernel cannot take these tensors; the message says which and why."""
@@ -152,6 +155,12 @@ def check_dtype(what: str, *tensors: Tensor) -> None:
 def rows_dense(x: Tensor) -> Tensor:
     """``x`` with its last dimension contiguous; other dimensions may have any stride, 0 included."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def aligned(x: Tensor) -> Tensor:
+    """``x`` as `rows_dense` gives it, with zeros behind its last dimension up to a multiple of ``ALIGNED``."""
+    missing = -x.shape[-1] % ALIGNED
+    return torch.nn.functional.pad(x, (0, missing)) if missing else rows_dense(x)
 
 
 def power_of_two(n: int, least: int = 16) -> int:

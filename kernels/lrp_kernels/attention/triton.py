@@ -6,6 +6,8 @@ the tiles that its intervals touch. Sums and softmax are float32 whatever the dt
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -14,14 +16,15 @@ from torch import Tensor
 from lrp_kernels.attention.interval import Interval
 from lrp_kernels.attention.rule import AttentionRule
 from lrp_kernels.launch import (
+    ALIGNED,
     Launch,
     Sizes,
     Target,
     UnsupportedInput,
+    aligned,
     blocks,
     check_dtype,
     power_of_two,
-    rows_dense,
     run,
     sizes_for,
     target_of,
@@ -201,12 +204,13 @@ def attention_forward(
     q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, interval: Interval, rule: AttentionRule
 ) -> tuple[Tensor, Tensor]:
     """out [B, H, T, e] (as a view of [B, T, H, e], the layout that models go on with) and lse [B, H, T] float32."""
-    q, k, v = _checked(q, k, v)
+    _check(q, k, v)
+    launch, width = _launch(FORWARD, q, v), v.shape[3]
+    q, k, v = aligned(q), aligned(k), aligned(v)
     batch, heads, length, _ = q.shape
     out = q.new_empty(batch, length, heads, v.shape[3]).transpose(1, 2)
     lse = q.new_empty(batch, heads, length, dtype=torch.float32)
     target = target_of(q)
-    launch = _launch(FORWARD, q, v)
     run(
         attention_forward_kernel,
         (blocks(length, launch.blocks["BLOCK_M"]), batch * heads),
@@ -214,44 +218,73 @@ def attention_forward(
         Q=q, K=k, V=v, SINKS=sinks, FIRST=interval.first, END=interval.end, OUT=out, LSE=lse,
         **_strides(q=q, k=k, v=v, out=out), **_shape(q, k, v, interval, rule, target),
     )  # fmt: skip
-    return out, lse
+    return out[..., :width], lse
 
 
 def attention_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, D: Tensor, lse: Tensor, interval: Interval, rule: AttentionRule
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """Gradients of q, k, v under the rule, None where its factor is 0; D [B, H, T] float32 is <grad, out>."""
-    q, k, v = _checked(q, k, v)
-    grad, target = rows_dense(grad.to(q.dtype)), target_of(q)
+    _check(q, k, v)
+    widths, launch, per_rows = (q.shape[3], v.shape[3]), _launch(COLUMNS, q, v), _launch(ROWS, q, v)
+    q, k, v = aligned(q), aligned(k), aligned(v)
+    grad, target = aligned(grad.to(q.dtype)), target_of(q)
     (batch, heads, length), (groups, columns) = q.shape[:3], k.shape[1:3]
-    shape = _shape(q, k, v, interval, rule, target)
     # laid out like [B, T, H, d], as the projections that they flow into
     dq, dk, dv = (x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2) for x in (q, k, v))
-    given = {"Q": q, "K": k, "V": v, "O_GRAD": grad, "LSE": lse, "D": D.contiguous()}
-    given |= {"FIRST": interval.first, "END": interval.end}
-    launch = _launch(COLUMNS, q, v)
-    low, high = interval.row_range(columns, launch.blocks["BLOCK_N"])
     outputs = [{"D_K": dk if rule.query or rule.key else None, "D_V": dv}]
-    if outputs[0]["D_K"] is not None and (target.kind(q.dtype), launch.blocks["BLOCK_D"]) in APART:
+    given = read = _Rows(q, grad, lse, D.contiguous(), interval)
+    if outputs[0]["D_K"] is not None and (target.kind(q.dtype), max(map(power_of_two, widths))) in APART:
         outputs = [{"D_K": dk, "D_V": None}, {"D_K": None, "D_V": dv}]
+        read = given.aligned(columns)
+    low, high = interval.row_range(columns, launch.blocks["BLOCK_N"])
     for made in outputs:
         run(
             attention_columns_kernel,
             (blocks(columns, launch.blocks["BLOCK_N"]), batch * groups),
             launch,
-            **given, LOW=low, HIGH=high, **made, **_strides(q=q, k=k, v=v, o=grad, dk=dk, dv=dv),
-            range_batch=low.stride(0) if low.dim() > 1 else 0, groups=groups,
-            to_key=float(rule.key), to_value=float(rule.value), **shape,
+            **read.arguments(), K=k, V=v, LOW=low, HIGH=high, **made, **_strides(k=k, v=v, dk=dk, dv=dv),
+            range_batch=low.stride(0) if low.dim() > 1 else 0, groups=groups, to_key=float(rule.key),
+            to_value=float(rule.value), **_shape(read.q, k, v, read.interval, rule, target),
         )  # fmt: skip
     if rule.query:
-        launch = _launch(ROWS, q, v)
         run(
             attention_rows_kernel,
-            (blocks(length, launch.blocks["BLOCK_M"]), batch * heads),
-            launch,
-            **given, D_Q=dq, **_strides(q=q, k=k, v=v, o=grad, dq=dq), to_query=float(rule.query), **shape,
+            (blocks(length, per_rows.blocks["BLOCK_M"]), batch * heads),
+            per_rows,
+            **given.arguments(), K=k, V=v, D_Q=dq, **_strides(k=k, v=v, dq=dq), to_query=float(rule.query),
+            **_shape(q, k, v, interval, rule, target),
         )  # fmt: skip
+    dq, dk, dv = dq[..., : widths[0]], dk[..., : widths[0]], dv[..., : widths[1]]
     return dq if rule.query else None, dk if rule.key else None, dv
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """What the backward pass reads by row."""
+
+    q: Tensor
+    grad: Tensor
+    lse: Tensor
+    D: Tensor
+    interval: Interval
+
+    def aligned(self, columns: int) -> _Rows:
+        """With rows that see nothing up to a multiple of ``ALIGNED``: then no load of 16 rows needs a mask of its own,
+        for which the widest kernel has no registers left."""
+        missing = -self.q.shape[2] % ALIGNED
+        if not missing:
+            return self
+        q, grad = (torch.nn.functional.pad(x, (0, 0, 0, missing)) for x in (self.q, self.grad))
+        lse, D, end = (torch.nn.functional.pad(x, (0, missing)) for x in (self.lse, self.D, self.interval.end))
+        first = torch.nn.functional.pad(self.interval.first, (0, missing), value=columns)
+        return _Rows(q, grad, lse, D, Interval(first, end))
+
+    def arguments(self) -> dict[str, object]:
+        return {
+            "Q": self.q, "O_GRAD": self.grad, "LSE": self.lse, "D": self.D,
+            "FIRST": self.interval.first, "END": self.interval.end, **_strides(q=self.q, o=self.grad),
+        }  # fmt: skip
 
 
 FORWARD: dict[str, tuple[Sizes, ...]] = {
@@ -266,7 +299,7 @@ FORWARD: dict[str, tuple[Sizes, ...]] = {
 """Chosen by compiling: the first that spills nothing, fits, and uses the tensor cores."""
 COLUMNS: dict[str, tuple[Sizes, ...]] = {
     "interpreter": ((256, 16, 16, 4, 1),),
-    "sm_80 half": ((128, 32, 64, 8, 2), (256, 32, 64, 8, 1)),
+    "sm_80 half": ((128, 32, 64, 8, 2), (256, 64, 32, 8, 1)),
     "sm_90 half": ((64, 64, 64, 8, 2), (128, 32, 64, 8, 2), (256, 16, 64, 8, 2)),
     "gfx942 half": ((128, 32, 32, 4, 1), (256, 16, 32, 8, 1)),
     "sm_80 float32": ((128, 32, 16, 8, 2),),
@@ -287,17 +320,21 @@ ROWS: dict[str, tuple[Sizes, ...]] = {
 
 
 def _launch(table: dict[str, tuple[Sizes, ...]], q: Tensor, v: Tensor) -> Launch:
-    """Blocks for the head dimensions of these tensors."""
+    """Blocks for the head dimensions of these tensors.
+
+    Queries are padded to the width of values at least, values to half that of queries: beside wide products narrow
+    ones spill (16 and 256: 7.5 KB on sm_80).
+    """
     d, e = power_of_two(q.shape[3]), power_of_two(v.shape[3])
+    d, e = max(d, e), max(e, d // 2)
     _, rows, columns, warps, stages = sizes_for(table, "attention", target_of(q), q.dtype, max(q.shape[3], v.shape[3]))
     return Launch({"BLOCK_M": rows, "BLOCK_N": columns, "BLOCK_D": d, "BLOCK_E": e}, warps, stages)
 
 
-def _checked(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
     check_dtype("queries, keys and values", q, k, v)
     if q.shape[1] % k.shape[1]:
         raise UnsupportedInput(f"{q.shape[1]} query heads are no multiple of {k.shape[1]} key heads")
-    return rows_dense(q), rows_dense(k), rows_dense(v)
 
 
 def _strides(**tensors: Tensor) -> dict[str, int]:

@@ -8,6 +8,8 @@ asked: see `reference.py`, `summed.py` and `streamed.py` for what each means.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from lrp_kernels.launch import (
     Sizes,
     Target,
     UnsupportedInput,
+    aligned,
     blocks,
     check_dtype,
     chunk,
@@ -306,6 +309,11 @@ def edge_totals(call: AttentionCall, rows: Tensor, diagonal: Tensor | None = Non
     return row_sum, column_sum
 
 
+def row_lse(call: AttentionCall, rows: Tensor) -> Tensor:
+    """[H, R] float32 log-sum-exp of the scores of the query rows [R], whatever the forward pass kept."""
+    return _Tiles(replace(call, lse=None), rows).lse
+
+
 def edge_parts(call: AttentionCall, target: Tensor, source: Tensor) -> EdgeParts:
     """Value and key path, strongest head and its signed share of the edges target[E] <- source[E]."""
     rows, position = torch.unique(target, return_inverse=True)
@@ -339,16 +347,16 @@ class _Tiles:
         if call.heads % call.k.shape[0]:
             raise UnsupportedInput(f"{call.heads} query heads are no multiple of {call.k.shape[0]} key heads")
         self.call, self.rows, self.target = call, rows.contiguous(), target_of(call.q)
-        self.q, self.k, self.v = rows_dense(call.q), rows_dense(call.k), rows_dense(call.v)
+        self.q, self.k, self.v = aligned(call.q), aligned(call.k), aligned(call.v)
         dtype = call.q.dtype
-        self.k_carry = None if call.k_carry is call.k else rows_dense(call.k_carry.to(dtype))
-        self.v_carry = None if call.v_carry is call.v else rows_dense(call.v_carry.to(dtype))
+        self.k_carry = None if call.k_carry is call.k else aligned(call.k_carry.to(dtype))
+        self.v_carry = None if call.v_carry is call.v else aligned(call.v_carry.to(dtype))
         self.interval = _interval(call)
         self.mask = None if call.mask is None else rows_dense(call.mask)
         if self.mask is not None and self.mask.dtype == torch.bool:
             self.mask = self.mask.view(torch.uint8)
         unit = _unit(call.o, dtype)
-        self.o = rows_dense((call.o * unit).to(dtype) if dtype == torch.float16 else call.o.to(dtype))
+        self.o = aligned((call.o * unit).to(dtype) if dtype == torch.float16 else call.o.to(dtype))
         self.unit = 1.0 / unit
         self.D = (call.D[:, self.rows].float() * unit).contiguous()
         self.lse = self._lse() if call.lse is None else call.lse[:, self.rows].float().contiguous()
@@ -398,10 +406,12 @@ class _Tiles:
             "PRECISION": self.target.precision,
         }
 
-    def _launch(self, rich: bool) -> Launch:
-        rich = rich or self.mask is not None or self.call.softcap is not None
-        rich = rich or self.k_carry is not None or self.v_carry is not None
-        return tiles_launch(self.target, self.call.q.dtype, max(self.q.shape[2], self.v.shape[2]), rich)
+    def _launch(self, listed: bool) -> Launch:
+        beside = any(x is not None for x in (self.mask, self.k_carry, self.v_carry))
+        table = PLAIN
+        if listed or beside or self.call.softcap is not None:
+            table = RICHEST if listed and beside else RICH
+        return tiles_launch(table, self.target, self.call.q.dtype, max(self.q.shape[2], self.v.shape[2]))
 
     def _lse(self) -> Tensor:
         call, columns = self.call, self.k.shape[1]
@@ -439,11 +449,13 @@ RICH = PLAIN | {
     "sm_90 half": ((ANY, 64, 64, 8, 2),),
 }
 """The same where more is kept beside the scores: a mask, a softcap, carried parts, positions in a list."""
+RICHEST = RICH | {"sm_80 half": ((128, 64, 32, 8, 2), (ANY, 64, 32, 8, 1))}
+"""And for a list beside a mask or carried parts."""
 
 
-def tiles_launch(target: Target, dtype: torch.dtype, width: int, rich: bool) -> Launch:
+def tiles_launch(table: Mapping[str, tuple[Sizes, ...]], target: Target, dtype: torch.dtype, width: int) -> Launch:
     """Blocks for a head dimension."""
-    _, rows, columns, warps, stages = sizes_for(RICH if rich else PLAIN, "edges", target, dtype, width)
+    _, rows, columns, warps, stages = sizes_for(table, "edges", target, dtype, width)
     return Launch({"BLOCK_M": rows, "BLOCK_N": columns}, warps, stages)
 
 

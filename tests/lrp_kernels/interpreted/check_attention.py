@@ -83,11 +83,20 @@ def test_options(case: str) -> None:
 
 @pytest.mark.parametrize(("width", "value_width"), [(16, 40), (80, 16), (1, 3)])
 def test_head_dimensions(width: int, value_width: int) -> None:
-    wide = {"q": normal(0, H, T, width), "k": normal(1, G, T, width)}
+    wide = {"q": normal(0, H, T, width), "k": normal(1, G, T, width), "scale": width**-0.5}
     compare(torch.float32, "window", batch=1, **wide, v=normal(2, G, T, value_width), o=normal(3, H, T, value_width))
 
 
 @pytest.mark.usefixtures("few_rows")
+@pytest.mark.parametrize("mask", ["packed, window", "left padding"])
+def test_dk_and_dv_apart(mask: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the widest heads are, over rows that are filled up."""
+    from lrp_kernels.attention import triton as kernels
+
+    monkeypatch.setattr(kernels, "APART", frozenset({("interpreter", 32)}))
+    compare(torch.float32, mask, softcap=2.0)
+
+
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("case", ["softcap slope", "gradient", "cp-lrp"])
 def test_the_reference_equals_dense_attention(case: str, mask: str) -> None:
