@@ -302,6 +302,13 @@ SUITES = (
             "weight ~ change, Spearman": ("spearman", ".2f"),
             "signs agree": ("signs", ".0%"),
         },
+        notes=(
+            "Kept edges are needed, and they are not enough: with the 8 edges of top_p 0.85 alone (and attention to "
+            "the first token, which is never cut) the difference is gone, about a tenth of all edges keep half of it, "
+            "and all of it takes two fifths. Gradient x input keeps no edge between tokens at any top_p: the norm "
+            "before a branch does not change when its input is scaled, so that the input times the branch's gradient "
+            "is 0 but for the norm's epsilon. It is compared at equal numbers of edges instead (edge_ranking).",
+        ),
         smoke=True,
         bounds={"difference": Bound(0.15, smaller_is_better=False)},
     ),
@@ -318,6 +325,18 @@ SUITES = (
                 {"edges left": ("method", ""), **{str(n): (f"only_{n}", ".2f") for n in EDGE_COUNTS}},
             ),
         ),
+    ),
+    Suite(
+        "examples",
+        "What does cutting single tokens change in README's two examples? Logits of the explained difference.",
+        ("tests/benchmarks/test_examples.py", "tests/lrp_hooks/test_ablation.py"),
+        {
+            "example": ("example", ""),
+            "without": ("token", ""),
+            "at": ("position", ""),
+            "difference": ("before", "+.3f"),
+            "changes by": ("change", "+.2f"),
+        },
     ),
     Suite(
         "peers",
