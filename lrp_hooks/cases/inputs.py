@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lrp_hooks.cases.generate import check_length, encode_prompt
+from lrp_hooks.cases.answers.generate import check_length, encode_prompt
 from lrp_hooks.cases.schema import Case, CaseToken
 from lrp_hooks.cases.segments import token_segments
 from lrp_hooks.errors import InputError

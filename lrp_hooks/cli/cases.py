@@ -15,8 +15,8 @@ from lrp_hooks.cli.label import label
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lrp_hooks.cases.find import Summary
-    from lrp_hooks.cases.run import Answer, Pace
+    from lrp_hooks.cases.answers.run import Answer, Pace
+    from lrp_hooks.cases.search.find import Summary
 
 app = typer.Typer(help="Failed answers on benchmarks, and the tokens at which they went wrong.", no_args_is_help=True)
 app.command()(convert)
@@ -49,8 +49,8 @@ def run(
     allow_network: AllowNetwork = False,
 ) -> None:
     """Answer a benchmark's prompts greedily and judge the answers by its rules."""
+    from lrp_hooks.cases.answers.run import run_benchmark
     from lrp_hooks.cases.benchmarks.registry import problems
-    from lrp_hooks.cases.run import run_benchmark
     from lrp_hooks.cli.attribute import consoles
 
     prompts = problems(benchmark, path=data, instruction=instruction, limit=limit)
@@ -85,11 +85,11 @@ def find(
     allow_network: AllowNetwork = False,
 ) -> None:
     """Find target and contrast token of failed answers by continuations that the verifier judges."""
-    from lrp_hooks.cases.find import find_cases, summarize
+    from lrp_hooks.cases.answers.run import read_answers
     from lrp_hooks.cases.judge import Grade
-    from lrp_hooks.cases.run import read_answers
     from lrp_hooks.cases.schema import write_cases
-    from lrp_hooks.cases.search import Settings
+    from lrp_hooks.cases.search.find import find_cases, summarize
+    from lrp_hooks.cases.search.stages import Settings
     from lrp_hooks.cli.attribute import consoles
     from lrp_hooks.errors import InputError
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from lrp_hooks.cases.compare import compare
-from lrp_hooks.cases.records import Attributed, Validated
-from lrp_hooks.cases.store import Store
+from lrp_hooks.cases.sweep.compare import compare
+from lrp_hooks.cases.sweep.records import Attributed, Validated
+from lrp_hooks.cases.sweep.store import Store
 from lrp_hooks.errors import LrpError
 from lrp_hooks.files import write_atomically
 from lrp_hooks.render import failures_compare as tables

@@ -59,7 +59,7 @@ def convert(
 
 
 def _cases(console: Console, file: Path, form: str, out: Path, **options: Any) -> None:
-    from lrp_hooks.cases.convert import convert as converted
+    from lrp_hooks.cases.conversion.convert import convert as converted
     from lrp_hooks.cases.schema import write_cases
 
     cases = converted(file, form, **options)
@@ -69,7 +69,7 @@ def _cases(console: Console, file: Path, form: str, out: Path, **options: Any) -
 
 
 def _answers(console: Console, file: Path, form: str, out: Path, **options: Any) -> None:
-    from lrp_hooks.cases.convert import convert_answers
+    from lrp_hooks.cases.conversion.convert import convert_answers
     from lrp_hooks.cases.schema import write_records
     from lrp_hooks.cli.cases import show_answers
 

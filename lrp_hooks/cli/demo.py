@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from lrp_hooks.cases.generate import encode_prompt, generate
-from lrp_hooks.cases.ifeval import ifeval_prompts
+from lrp_hooks.cases.answers.generate import encode_prompt, generate
+from lrp_hooks.cases.benchmarks.ifeval import ifeval_prompts
 from lrp_hooks.cli.attribute import Request, consoles, explain, working
 from lrp_hooks.cli.graph import GraphShown, show
 from lrp_hooks.cli.inputs import PromptSource

@@ -21,8 +21,8 @@ def label(
     note: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> None:
     """Say what kind of failure a case is, and write the sweep's report again. A later label replaces an earlier one."""
-    from lrp_hooks.cases.patterns import LABELS, Label, add_label
-    from lrp_hooks.cases.store import Store
+    from lrp_hooks.cases.sweep.patterns import LABELS, Label, add_label
+    from lrp_hooks.cases.sweep.store import Store
     from lrp_hooks.cli.attribute import consoles
     from lrp_hooks.cli.sweep import read_report, write
     from lrp_hooks.errors import InputError

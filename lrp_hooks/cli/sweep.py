@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from lrp_hooks.cases.patterns import LABELS, read_labels
-from lrp_hooks.cases.records import Attributed, Validated
 from lrp_hooks.cases.schema import Case, read_cases
-from lrp_hooks.cases.store import Store
-from lrp_hooks.cases.sweep import COMPOSITES, Part, Plan, left, sweep
-from lrp_hooks.cases.validate import Rules
+from lrp_hooks.cases.sweep.patterns import LABELS, read_labels
+from lrp_hooks.cases.sweep.records import Attributed, Validated
+from lrp_hooks.cases.sweep.store import Store
+from lrp_hooks.cases.sweep.sweep import COMPOSITES, Part, Plan, left, sweep
+from lrp_hooks.cases.validation.validate import Rules
 from lrp_hooks.cases.verifiers import Verifiers, data_files, verifiers_of
 from lrp_hooks.errors import CaseError
 from lrp_hooks.loading.loaded import LoadedModel

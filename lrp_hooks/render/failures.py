@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lrp_hooks.cases.compare import Comparison, Trajectory, check_tokenizers, compare, trajectory
-from lrp_hooks.cases.patterns import Label, Suggestion, suggestions
-from lrp_hooks.cases.records import Attributed, Validated
 from lrp_hooks.cases.schema import Case
-from lrp_hooks.cases.statistics import RankingRow, ShareRow, ranking_rows, share_rows
-from lrp_hooks.cases.validate import Flip
+from lrp_hooks.cases.sweep.compare import Comparison, Trajectory, check_tokenizers, compare, trajectory
+from lrp_hooks.cases.sweep.patterns import Label, Suggestion, suggestions
+from lrp_hooks.cases.sweep.records import Attributed, Validated
+from lrp_hooks.cases.validation.statistics import RankingRow, ShareRow, ranking_rows, share_rows
+from lrp_hooks.cases.validation.validate import Flip
 from lrp_hooks.errors import CaseError
 from lrp_hooks.files import write_atomically
 from lrp_hooks.render import failures_compare, failures_graphs

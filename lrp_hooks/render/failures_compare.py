@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lrp_hooks.cases.compare import OUTCOMES, Comparison, OutcomeShares, Trajectory, outcome_shares
-from lrp_hooks.cases.records import Attributed
-from lrp_hooks.cases.statistics import Estimate
+from lrp_hooks.cases.sweep.compare import OUTCOMES, Comparison, OutcomeShares, Trajectory, outcome_shares
+from lrp_hooks.cases.sweep.records import Attributed
+from lrp_hooks.cases.validation.statistics import Estimate
 from lrp_hooks.tokens import visible
 
 if TYPE_CHECKING:

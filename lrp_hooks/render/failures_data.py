@@ -15,7 +15,7 @@ from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lrp_hooks.cases.statistics import Estimate
+    from lrp_hooks.cases.validation.statistics import Estimate
     from lrp_hooks.render.failures import Report
 
 FORMAT, VERSION = "lrp_hooks.sweep.tables", "1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lrp_hooks.cases.statistics import Estimate, unjudged, verdict
+from lrp_hooks.cases.validation.statistics import Estimate, unjudged, verdict
 from lrp_hooks.render import failures_compare
 from lrp_hooks.render.failures_data import csv_text
 from lrp_hooks.tokens import visible

@@ -18,7 +18,6 @@ _TARGET = re.compile(rf"(?:logit|max logit |log p)\((?P<target>{_LITERAL})\)(?: 
 _CONTRAST = re.compile(rf"(?:mean )?logit\((?P<all>{_LITERAL}(?:, {_LITERAL})*)\)", re.DOTALL)
 
 
-
 def sides(target: str) -> tuple[str | None, str | None]:
     """Texts of the target and the contrast named by a description of `lrp_hooks.targets`, e.g.
     ``logit(' Mary') - logit(' John')``; None for a side that is not named."""

@@ -17,7 +17,7 @@ from benchmarks.methods import METHODS
 from benchmarks.prompts import Prompt, chat_prompts, content_positions, ioi_prompts
 from benchmarks.removal import AOPC, GRID, MOST, Removal, area, blank_token, leave_one_out, removal
 from benchmarks.resume import Records
-from lrp_hooks.cases.generate import encode_prompt
+from lrp_hooks.cases.answers.generate import encode_prompt
 
 BLANK, WORTH = 0, [0.0, 4.0, -1.0, 3.0, 2.0, 1.0, 0.0]
 """What each token id adds to the logit difference; the blank adds nothing."""

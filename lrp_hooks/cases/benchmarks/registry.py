@@ -9,10 +9,10 @@ from typing import Any
 from lrp_hooks.cases.benchmarks.competition_math import MATH
 from lrp_hooks.cases.benchmarks.gsm8k import GSM8K
 from lrp_hooks.cases.benchmarks.humaneval import EVALPLUS, HUMANEVAL
+from lrp_hooks.cases.benchmarks.ifeval import IFEVAL, ifeval_prompts
 from lrp_hooks.cases.benchmarks.own import OWN
 from lrp_hooks.cases.benchmarks.problem import Problem
 from lrp_hooks.cases.benchmarks.source import Benchmark
-from lrp_hooks.cases.ifeval import IFEVAL, ifeval_prompts
 from lrp_hooks.errors import CaseError, InputError
 
 BENCHMARKS: Mapping[str, Benchmark] = {each.name: each for each in (IFEVAL, GSM8K, MATH, HUMANEVAL, EVALPLUS, OWN)}

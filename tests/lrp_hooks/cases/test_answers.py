@@ -11,12 +11,12 @@ import pytest
 from bigrams import COMMAS, loaded
 from typer.testing import CliRunner
 
+from lrp_hooks.cases.answers.run import run_benchmark
 from lrp_hooks.cases.benchmarks.problem import Problem
 from lrp_hooks.cases.benchmarks.registry import problems
-from lrp_hooks.cases.find import find_case, find_cases
-from lrp_hooks.cases.run import run_benchmark
 from lrp_hooks.cases.sandbox import execution_allowed
-from lrp_hooks.cases.search import Settings
+from lrp_hooks.cases.search.find import find_case, find_cases
+from lrp_hooks.cases.search.stages import Settings
 from lrp_hooks.cases.verify import instruction
 from lrp_hooks.cases.verify.code import program
 from lrp_hooks.cases.verify.latex import boxed, normalized

@@ -12,15 +12,15 @@ import torch
 from tiny import cases as tiny_cases
 from tiny import loaded
 
-from lrp_hooks.cases import validate as module
 from lrp_hooks.cases.inputs import CaseInput, case_input
 from lrp_hooks.cases.judge import Judge
-from lrp_hooks.cases.masking import Effect, Masker, mask_id
-from lrp_hooks.cases.records import Validated
-from lrp_hooks.cases.repair import Repair, continuation
 from lrp_hooks.cases.schema import Case, CaseToken
-from lrp_hooks.cases.statistics import ranking_rows, unjudged
-from lrp_hooks.cases.validate import Flip, Rules, Validation, validate
+from lrp_hooks.cases.sweep.records import Validated
+from lrp_hooks.cases.validation import validate as module
+from lrp_hooks.cases.validation.masking import Effect, Masker, mask_id
+from lrp_hooks.cases.validation.repair import Repair, continuation
+from lrp_hooks.cases.validation.statistics import ranking_rows, unjudged
+from lrp_hooks.cases.validation.validate import Flip, Rules, Validation, validate
 from lrp_hooks.cases.verify import Instruction
 from lrp_hooks.errors import ContextLengthError, InputError
 from lrp_hooks.segments import Segment

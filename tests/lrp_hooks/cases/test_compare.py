@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lrp_hooks.cases.breakdown import Share
-from lrp_hooks.cases.compare import compare, outcome_shares, trajectory
-from lrp_hooks.cases.records import Attributed, Item, Piece
 from lrp_hooks.cases.schema import Case, CaseToken
-from lrp_hooks.cases.store import Store
+from lrp_hooks.cases.sweep.breakdown import Share
+from lrp_hooks.cases.sweep.compare import compare, outcome_shares, trajectory
+from lrp_hooks.cases.sweep.records import Attributed, Item, Piece
+from lrp_hooks.cases.sweep.store import Store
 from lrp_hooks.cli.app import app
 from lrp_hooks.errors import CaseError
 from lrp_hooks.render.failures import Report, failures_page

@@ -10,13 +10,13 @@ import pytest
 from bigrams import COMMAS, Tokenizer, loaded
 from typer.testing import CliRunner
 
+from lrp_hooks.cases.answers.run import Answer, read_answers, run_benchmark
 from lrp_hooks.cases.benchmarks.registry import problems
-from lrp_hooks.cases.convert import convert, convert_answers
-from lrp_hooks.cases.find import NO_MODEL_ANSWER, find_case, find_cases, summarize
-from lrp_hooks.cases.forcing import tokenized
-from lrp_hooks.cases.run import Answer, read_answers, run_benchmark
+from lrp_hooks.cases.conversion.convert import convert, convert_answers
 from lrp_hooks.cases.schema import read_cases, write_cases
-from lrp_hooks.cases.search import Settings
+from lrp_hooks.cases.search.find import NO_MODEL_ANSWER, find_case, find_cases, summarize
+from lrp_hooks.cases.search.forcing import tokenized
+from lrp_hooks.cases.search.stages import Settings
 from lrp_hooks.cli import cases as command
 from lrp_hooks.cli.sweep import chosen
 from lrp_hooks.errors import CaseError, ExecutionError, InputError

@@ -12,16 +12,16 @@ import pytest
 import torch
 from bigrams import COMMAS, WORDS, loaded
 
-from lrp_hooks.cases import find as find_module
-from lrp_hooks.cases import run as run_module
+from lrp_hooks.cases.answers import run as run_module
+from lrp_hooks.cases.answers.run import Answer, Pace, read_answers, run_benchmark
+from lrp_hooks.cases.benchmarks.ifeval import ifeval_prompts
 from lrp_hooks.cases.benchmarks.problem import Problem
-from lrp_hooks.cases.find import Outcome, find_case, find_cases, read_outcomes, summarize
-from lrp_hooks.cases.ifeval import ifeval_prompts
 from lrp_hooks.cases.judge import Grade
-from lrp_hooks.cases.reference import Reference
-from lrp_hooks.cases.run import Answer, Pace, read_answers, run_benchmark
 from lrp_hooks.cases.schema import Message
-from lrp_hooks.cases.search import NONE_ENDS, NONE_PASSES, ONLY_TRIVIAL, Settings
+from lrp_hooks.cases.search import find as find_module
+from lrp_hooks.cases.search.find import Outcome, find_case, find_cases, read_outcomes, summarize
+from lrp_hooks.cases.search.reference import Reference
+from lrp_hooks.cases.search.stages import NONE_ENDS, NONE_PASSES, ONLY_TRIVIAL, Settings
 from lrp_hooks.errors import CaseError, InputError
 from lrp_hooks.loading.loaded import LoadedModel
 

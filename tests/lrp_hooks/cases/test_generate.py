@@ -10,9 +10,9 @@ import pytest
 import torch
 from families import build
 
-from lrp_hooks.cases.branch import Branch, sampler
-from lrp_hooks.cases.forest import Forest, Growth
-from lrp_hooks.cases.generate import encode_prompt, generate
+from lrp_hooks.cases.answers.generate import encode_prompt, generate
+from lrp_hooks.cases.search.branch import Branch, sampler
+from lrp_hooks.cases.search.forest import Forest, Growth
 from lrp_hooks.errors import ContextLengthError, InputError
 
 PROMPTS = [[5, 9, 2], [7], [3, 1, 4, 1, 5, 9, 2, 6], [8, 8]]

@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from lrp_hooks.cases.answers.run import read_answers, run_benchmark
 from lrp_hooks.cases.benchmarks.problem import Problem
 from lrp_hooks.cases.benchmarks.registry import problems
-from lrp_hooks.cases.find import find_case
 from lrp_hooks.cases.judge import Judge
-from lrp_hooks.cases.records import Validated
-from lrp_hooks.cases.run import read_answers, run_benchmark
 from lrp_hooks.cases.schema import Case, Message, case_from, read_cases
-from lrp_hooks.cases.search import ONLY_TRIVIAL, Settings
-from lrp_hooks.cases.store import Store
-from lrp_hooks.cases.sweep import Plan, sweep
-from lrp_hooks.cases.validate import Rules
+from lrp_hooks.cases.search.find import find_case
+from lrp_hooks.cases.search.stages import ONLY_TRIVIAL, Settings
+from lrp_hooks.cases.sweep.records import Validated
+from lrp_hooks.cases.sweep.store import Store
+from lrp_hooks.cases.sweep.sweep import Plan, sweep
+from lrp_hooks.cases.validation.validate import Rules
 from lrp_hooks.cases.verify import instruction
 from lrp_hooks.cases.verify import own as own_module
 from lrp_hooks.cli import cases as command

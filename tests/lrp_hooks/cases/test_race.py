@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lrp_hooks.cases.branch import Branch
 from lrp_hooks.cases.judge import Grade
-from lrp_hooks.cases.race import Alternative, Race, Try
+from lrp_hooks.cases.search.branch import Branch
+from lrp_hooks.cases.search.race import Alternative, Race, Try
 
 PASSES, REPAIRS, NOTHING = Grade.PASSES, Grade.REPAIRS, Grade.NO_BETTER
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from lrp_hooks.cases.find import find_cases, summarize
-from lrp_hooks.cases.generate import encode_prompt
-from lrp_hooks.cases.ifeval import ifeval_prompts
-from lrp_hooks.cases.run import run_benchmark
+from lrp_hooks.cases.answers.generate import encode_prompt
+from lrp_hooks.cases.answers.run import run_benchmark
+from lrp_hooks.cases.benchmarks.ifeval import ifeval_prompts
 from lrp_hooks.cases.schema import Case, Message
-from lrp_hooks.cases.search import Settings
+from lrp_hooks.cases.search.find import find_cases, summarize
+from lrp_hooks.cases.search.stages import Settings
 from lrp_hooks.cases.segments import instruction_spans, token_segments
 
 pytestmark = pytest.mark.slow

@@ -15,14 +15,14 @@ from tiny import cases as tiny_cases
 from tiny import loaded
 from typer.testing import CliRunner
 
-from lrp_hooks.cases.breakdown import Share
-from lrp_hooks.cases.compare import compare
-from lrp_hooks.cases.patterns import read_labels, suggestions
-from lrp_hooks.cases.records import Attributed, Piece, Validated
 from lrp_hooks.cases.schema import write_cases
-from lrp_hooks.cases.store import Store
-from lrp_hooks.cases.sweep import Plan, sweep
-from lrp_hooks.cases.validate import Flip, Rules
+from lrp_hooks.cases.sweep.breakdown import Share
+from lrp_hooks.cases.sweep.compare import compare
+from lrp_hooks.cases.sweep.patterns import read_labels, suggestions
+from lrp_hooks.cases.sweep.records import Attributed, Piece, Validated
+from lrp_hooks.cases.sweep.store import Store
+from lrp_hooks.cases.sweep.sweep import Plan, sweep
+from lrp_hooks.cases.validation.validate import Flip, Rules
 from lrp_hooks.cli import sweep as command
 from lrp_hooks.cli.app import app
 from lrp_hooks.cli.sweep import ModelSpec

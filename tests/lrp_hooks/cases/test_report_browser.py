@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from lrp_hooks.cases.breakdown import Share
-from lrp_hooks.cases.records import Attributed, Piece, Validated
 from lrp_hooks.cases.schema import Case, CaseToken
-from lrp_hooks.cases.validate import Flip, Validation
+from lrp_hooks.cases.sweep.breakdown import Share
+from lrp_hooks.cases.sweep.records import Attributed, Piece, Validated
+from lrp_hooks.cases.validation.validate import Flip, Validation
 from lrp_hooks.render.failures import Report, failures_page
 
 CHROMIUM = os.environ.get("LRP_HOOKS_CHROMIUM") or shutil.which("chromium")

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from lrp_hooks.cases.records import Attributed, Piece
 from lrp_hooks.cases.schema import Case, CaseToken
+from lrp_hooks.cases.sweep.records import Attributed, Piece
 from lrp_hooks.graph.model import AttributionGraph
 from lrp_hooks.render import failures_graphs
 from lrp_hooks.render.failures import Report, failures_page

@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow.parquet as parquet
 import pytest
 
-from lrp_hooks.cases.breakdown import Share
-from lrp_hooks.cases.records import Attributed, Validated
 from lrp_hooks.cases.schema import Case, CaseToken
-from lrp_hooks.cases.validate import Flip, Validation
+from lrp_hooks.cases.sweep.breakdown import Share
+from lrp_hooks.cases.sweep.records import Attributed, Validated
+from lrp_hooks.cases.validation.validate import Flip, Validation
 from lrp_hooks.render import failures_data
 from lrp_hooks.render.failures import Report, write_report
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrp_hooks.cases.conversion.lm_eval import Log, from_lm_eval
+from lrp_hooks.cases.conversion.pairs import from_pairs
 from lrp_hooks.cases.jsonl import Appender, read_objects
-from lrp_hooks.cases.lm_eval import Log, from_lm_eval
-from lrp_hooks.cases.pairs import from_pairs
 from lrp_hooks.cases.schema import Case, CaseToken, Message, Span, case_from, read_cases, to_line, write_cases
 from lrp_hooks.errors import CaseError, LrpError
 

@@ -19,12 +19,12 @@ from tiny import cases as tiny_cases
 from tiny import loaded, save
 
 from lrp_hooks import LogitDiff, instrument
-from lrp_hooks.cases.records import Attributed, Item, Validated
-from lrp_hooks.cases.run import Pace
+from lrp_hooks.cases.answers.run import Pace
 from lrp_hooks.cases.schema import Case, CaseToken, write_cases
-from lrp_hooks.cases.store import Store
-from lrp_hooks.cases.sweep import Part, Plan, sweep
-from lrp_hooks.cases.validate import Rules
+from lrp_hooks.cases.sweep.records import Attributed, Item, Validated
+from lrp_hooks.cases.sweep.store import Store
+from lrp_hooks.cases.sweep.sweep import Part, Plan, sweep
+from lrp_hooks.cases.validation.validate import Rules
 from lrp_hooks.errors import CaseError, InputError, ModelLoadError
 from lrp_hooks.loading.loaded import LoadedModel
 
@@ -152,7 +152,7 @@ def test_an_item_that_another_process_holds_is_left_to_it(
     held = Item("attribute", "tiny", "case/1", "attnlrp")
     store.open(cases, {})
     script = (
-        "import sys, time; from lrp_hooks.cases.store import Store; from lrp_hooks.cases.records import Item\n"
+        "import time; from lrp_hooks.cases.sweep.store import Store; from lrp_hooks.cases.sweep.records import Item\n"
         f"with Store({str(tmp_path)!r}).claim(Item('attribute', 'tiny', 'case/1', 'attnlrp')):\n"
         "    print('held', flush=True); time.sleep(600)"
     )

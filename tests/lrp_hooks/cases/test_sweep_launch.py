@@ -22,11 +22,11 @@ from tiny import cases as tiny_cases
 from tiny import loaded, save
 from typer.testing import CliRunner
 
-from lrp_hooks.cases.records import Attributed
 from lrp_hooks.cases.schema import write_cases
-from lrp_hooks.cases.store import Store
-from lrp_hooks.cases.sweep import Plan, left, sweep
-from lrp_hooks.cases.validate import Rules
+from lrp_hooks.cases.sweep.records import Attributed
+from lrp_hooks.cases.sweep.store import Store
+from lrp_hooks.cases.sweep.sweep import Plan, left, sweep
+from lrp_hooks.cases.validation.validate import Rules
 from lrp_hooks.cli import sweep as command
 from lrp_hooks.cli.app import app
 

@@ -10,10 +10,10 @@ import pytest
 from tiny import loaded
 from typer.testing import CliRunner
 
-from lrp_hooks.cases.convert import convert
+from lrp_hooks.cases.conversion.convert import convert
+from lrp_hooks.cases.conversion.traces import from_traces
 from lrp_hooks.cases.inputs import case_input
 from lrp_hooks.cases.schema import read_cases
-from lrp_hooks.cases.traces import from_traces
 from lrp_hooks.cli.app import app
 from lrp_hooks.errors import CaseError, InputError
 

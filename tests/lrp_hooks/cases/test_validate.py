@@ -12,16 +12,16 @@ import torch
 from tiny import cases as tiny_cases
 from tiny import loaded
 
-from lrp_hooks.cases import validate as module
-from lrp_hooks.cases.breakdown import breakdown
 from lrp_hooks.cases.inputs import CaseInput, case_input, fingerprint, words_of
 from lrp_hooks.cases.judge import Judge
-from lrp_hooks.cases.masking import Effect, Masker, neutral_id
-from lrp_hooks.cases.records import Validated
-from lrp_hooks.cases.repair import Repair
 from lrp_hooks.cases.schema import Case, CaseToken
-from lrp_hooks.cases.statistics import estimate, ranking_rows, verdict
-from lrp_hooks.cases.validate import Flip, Rules, Validation, batches, maskable_words, validate
+from lrp_hooks.cases.sweep.breakdown import breakdown
+from lrp_hooks.cases.sweep.records import Validated
+from lrp_hooks.cases.validation import validate as module
+from lrp_hooks.cases.validation.masking import Effect, Masker, neutral_id
+from lrp_hooks.cases.validation.repair import Repair
+from lrp_hooks.cases.validation.statistics import estimate, ranking_rows, verdict
+from lrp_hooks.cases.validation.validate import Flip, Rules, Validation, batches, maskable_words, validate
 from lrp_hooks.cases.verify import instruction
 from lrp_hooks.errors import InputError, TokenError
 from lrp_hooks.loading.loaded import LoadedModel
@@ -176,9 +176,9 @@ def test_the_answer_after_the_change_is_judged(model: LoadedModel, given: CaseIn
 
 def endings(model: LoadedModel, given: CaseInput, made: Validation, scores: Any, limit: int) -> list[Any]:
     """Continuations of the masked inputs, one after the other."""
-    from lrp_hooks.cases.generate import generate
-    from lrp_hooks.cases.masking import mask_of
-    from lrp_hooks.cases.validate import ranked
+    from lrp_hooks.cases.answers.generate import generate
+    from lrp_hooks.cases.validation.masking import mask_of
+    from lrp_hooks.cases.validation.validate import ranked
 
     out = []
     for flip in made.flips:

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 from lrp_hooks.cases import verifiers
 from lrp_hooks.cases.benchmarks.registry import problems
-from lrp_hooks.cases.records import Attributed, Item, Validated
 from lrp_hooks.cases.sandbox import execution_allowed
 from lrp_hooks.cases.schema import Case, write_cases
-from lrp_hooks.cases.store import Store
-from lrp_hooks.cases.sweep import Plan, sweep
-from lrp_hooks.cases.validate import Flip, Rules, Validation
+from lrp_hooks.cases.sweep.records import Attributed, Item, Validated
+from lrp_hooks.cases.sweep.store import Store
+from lrp_hooks.cases.sweep.sweep import Plan, sweep
+from lrp_hooks.cases.validation.validate import Flip, Rules, Validation
 from lrp_hooks.cases.verifiers import Verifiers, data_files, verifiers_of
 from lrp_hooks.cli import sweep as command
 from lrp_hooks.cli.app import app

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from lrp_hooks.cases.branch import Branch
-from lrp_hooks.cases.generate import check_length
+from lrp_hooks.cases.answers.generate import check_length
+from lrp_hooks.cases.search.branch import Branch
 from lrp_hooks.errors import InputError
 from lrp_hooks.structure.probe import embedding_device, with_cache
 

@@ -10,17 +10,17 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from lrp_hooks.cases.forcing import tokenized
-from lrp_hooks.cases.forest import Forest, Growth
-from lrp_hooks.cases.generate import decode, end_ids
+from lrp_hooks.cases.answers.generate import decode, end_ids
+from lrp_hooks.cases.answers.run import Answer, Clock, Pace
 from lrp_hooks.cases.jsonl import Appender, read_objects
 from lrp_hooks.cases.judge import Grade
-from lrp_hooks.cases.race import CLEAR, Pair, Reason
-from lrp_hooks.cases.reference import Reference
-from lrp_hooks.cases.run import Answer, Clock, Pace
 from lrp_hooks.cases.sandbox import permission
 from lrp_hooks.cases.schema import Case, CaseToken, Strict, to_line, validated
-from lrp_hooks.cases.search import Search, Settings
+from lrp_hooks.cases.search.forcing import tokenized
+from lrp_hooks.cases.search.forest import Forest, Growth
+from lrp_hooks.cases.search.race import CLEAR, Pair, Reason
+from lrp_hooks.cases.search.reference import Reference
+from lrp_hooks.cases.search.stages import Search, Settings
 from lrp_hooks.cases.segments import instruction_spans
 from lrp_hooks.cases.verify import INSTRUCTIONS
 from lrp_hooks.errors import CaseError, first_line

@@ -9,8 +9,8 @@ from statistics import fmean, median
 
 import torch
 
-from lrp_hooks.cases.records import Attributed, Validated
-from lrp_hooks.cases.validate import Flip, Validation
+from lrp_hooks.cases.sweep.records import Attributed, Validated
+from lrp_hooks.cases.validation.validate import Flip, Validation
 
 RESAMPLES = 4000
 LEVEL = 0.95

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lrp_hooks.cases.records import Attributed, Item, Record, Validated
-from lrp_hooks.cases.run import Clock, Pace
+from lrp_hooks.cases.answers.run import Clock, Pace
 from lrp_hooks.cases.schema import Case
-from lrp_hooks.cases.store import Store
-from lrp_hooks.cases.validate import Rules
+from lrp_hooks.cases.sweep.records import Attributed, Item, Record, Validated
+from lrp_hooks.cases.sweep.store import Store
+from lrp_hooks.cases.sweep.workbench import Workbench, unjudged
+from lrp_hooks.cases.validation.validate import Rules
 from lrp_hooks.cases.verifiers import Verifiers
-from lrp_hooks.cases.workbench import Workbench, unjudged
 from lrp_hooks.errors import InputError, LrpError, first_line
 from lrp_hooks.loading.loaded import LoadedModel
 

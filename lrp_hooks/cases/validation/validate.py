@@ -10,11 +10,11 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lrp_hooks.cases.climb import judged
 from lrp_hooks.cases.inputs import CaseInput, words_of
-from lrp_hooks.cases.masking import REPLACEMENTS, Effect, Masker, Replacement, mask_of, word_texts
-from lrp_hooks.cases.repair import Repair
 from lrp_hooks.cases.schema import Strict
+from lrp_hooks.cases.validation.climb import judged
+from lrp_hooks.cases.validation.masking import REPLACEMENTS, Effect, Masker, Replacement, mask_of, word_texts
+from lrp_hooks.cases.validation.repair import Repair
 from lrp_hooks.errors import InputError, first_line
 from lrp_hooks.loading.loaded import LoadedModel
 

@@ -18,14 +18,14 @@ from random import Random
 
 from torch import Tensor
 
-from lrp_hooks.cases.branch import Branch, sampler
-from lrp_hooks.cases.forest import Forest, Growth
-from lrp_hooks.cases.generate import decode, end_ids
+from lrp_hooks.cases.answers.generate import decode, end_ids
+from lrp_hooks.cases.answers.run import Answer
 from lrp_hooks.cases.judge import Grade, Judge
-from lrp_hooks.cases.markers import Near, first_tokens, near
-from lrp_hooks.cases.race import CLEAR, Alternative, Choice, Kind, Pair, Place, Race, Reason, Try
-from lrp_hooks.cases.reference import Reference
-from lrp_hooks.cases.run import Answer
+from lrp_hooks.cases.search.branch import Branch, sampler
+from lrp_hooks.cases.search.forest import Forest, Growth
+from lrp_hooks.cases.search.markers import Near, first_tokens, near
+from lrp_hooks.cases.search.race import CLEAR, Alternative, Choice, Kind, Pair, Place, Race, Reason, Try
+from lrp_hooks.cases.search.reference import Reference
 from lrp_hooks.errors import InputError
 from lrp_hooks.loading.loaded import LoadedModel
 

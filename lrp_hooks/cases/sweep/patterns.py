@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lrp_hooks.cases.breakdown import Share
 from lrp_hooks.cases.jsonl import Appender, read_objects
 from lrp_hooks.cases.schema import Strict, to_line, validated
-from lrp_hooks.cases.validate import Flip
+from lrp_hooks.cases.sweep.breakdown import Share
+from lrp_hooks.cases.validation.validate import Flip
 
 LABELS = "labels.jsonl"
 """Where a sweep's folder holds what a person says about its cases."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from lrp_hooks.cases.branch import Branch
 from lrp_hooks.cases.judge import Grade
+from lrp_hooks.cases.search.branch import Branch
 
 Kind = Literal["one-way", "before-one-way", "stop", "marker", "end", "before-end", "success-drop", "first"]
 Reason = Literal[Kind, "random"]

@@ -8,9 +8,9 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from lrp_hooks.cases.breakdown import Share
 from lrp_hooks.cases.schema import Strict
-from lrp_hooks.cases.validate import Validation
+from lrp_hooks.cases.sweep.breakdown import Share
+from lrp_hooks.cases.validation.validate import Validation
 from lrp_hooks.tokens import TokenText
 
 Stage = Literal["attribute", "validate"]

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from lrp_hooks.cases.answers.generate import Completion, check_length, encode_prompt, generate
 from lrp_hooks.cases.benchmarks.problem import Problem
-from lrp_hooks.cases.generate import Completion, check_length, encode_prompt, generate
 from lrp_hooks.cases.jsonl import Appender, read_objects
 from lrp_hooks.cases.sandbox import permission
 from lrp_hooks.cases.schema import Judged, to_line, validated

@@ -15,8 +15,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
-from lrp_hooks.cases.records import KINDS, Attributed, Item, Record, Validated
 from lrp_hooks.cases.schema import Case, Strict, read_cases, to_line, validated, write_cases
+from lrp_hooks.cases.sweep.records import KINDS, Attributed, Item, Record, Validated
 from lrp_hooks.errors import CaseError
 from lrp_hooks.files import write_atomically
 

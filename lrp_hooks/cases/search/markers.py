@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_hooks.cases.race import Choice
+from lrp_hooks.cases.search.race import Choice
 
 Near = list[tuple[int, list[Choice]]]
 """Positions with the tokens that were good choices there."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lrp_hooks.cases.answers.run import Answer
 from lrp_hooks.cases.benchmarks.problem import Problem
 from lrp_hooks.cases.benchmarks.registry import benchmark_for
 from lrp_hooks.cases.benchmarks.source import Row
+from lrp_hooks.cases.conversion.pairs import answer_from
 from lrp_hooks.cases.jsonl import read_all
-from lrp_hooks.cases.pairs import answer_from
-from lrp_hooks.cases.run import Answer
 from lrp_hooks.cases.sandbox import permission
 from lrp_hooks.cases.schema import Case, case_from
 from lrp_hooks.errors import CaseError

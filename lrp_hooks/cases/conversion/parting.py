@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lrp_hooks.cases.generate import encode_prompt
+from lrp_hooks.cases.answers.generate import encode_prompt
 from lrp_hooks.errors import InputError
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lrp_hooks.cases.generate import decode, encode_prompt
-from lrp_hooks.cases.run import Answer
+from lrp_hooks.cases.answers.generate import decode, encode_prompt
+from lrp_hooks.cases.answers.run import Answer
 from lrp_hooks.errors import InputError
 
 

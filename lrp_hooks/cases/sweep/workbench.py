@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lrp_hooks.cases.breakdown import breakdown
 from lrp_hooks.cases.inputs import CaseInput, case_input, fingerprint
-from lrp_hooks.cases.masking import filler
-from lrp_hooks.cases.records import Attributed, Item, Piece, Validated
-from lrp_hooks.cases.repair import Repair
 from lrp_hooks.cases.schema import Case
-from lrp_hooks.cases.store import GRAPH, Store
-from lrp_hooks.cases.validate import Rules, validate
+from lrp_hooks.cases.sweep.breakdown import breakdown
+from lrp_hooks.cases.sweep.records import Attributed, Item, Piece, Validated
+from lrp_hooks.cases.sweep.store import GRAPH, Store
+from lrp_hooks.cases.validation.masking import filler
+from lrp_hooks.cases.validation.repair import Repair
+from lrp_hooks.cases.validation.validate import Rules, validate
 from lrp_hooks.cases.verifiers import Verifiers
 from lrp_hooks.errors import InputError
 from lrp_hooks.files import write_atomically
@@ -26,7 +26,7 @@ from lrp_hooks.loading.loaded import LoadedModel
 from lrp_hooks.relevance import Relevance
 
 if TYPE_CHECKING:
-    from lrp_hooks.cases.sweep import Plan
+    from lrp_hooks.cases.sweep.sweep import Plan
 
 
 class Workbench:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lrp_hooks.cases.lm_eval import Log, answers_from_lm_eval, from_lm_eval
-from lrp_hooks.cases.pairs import answers_from_pairs, from_pairs
-from lrp_hooks.cases.run import Answer
+from lrp_hooks.cases.answers.run import Answer
+from lrp_hooks.cases.conversion.lm_eval import Log, answers_from_lm_eval, from_lm_eval
+from lrp_hooks.cases.conversion.pairs import answers_from_pairs, from_pairs
+from lrp_hooks.cases.conversion.traces import from_traces
 from lrp_hooks.cases.schema import Case
-from lrp_hooks.cases.traces import from_traces
 from lrp_hooks.errors import InputError
 
 FORMATS = ("lm-eval", "pairs", "trace")

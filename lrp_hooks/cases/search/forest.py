@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_hooks.cases.branch import Branch, Choose, greedy
-from lrp_hooks.cases.tree import Tree
+from lrp_hooks.cases.search.branch import Branch, Choose, greedy
+from lrp_hooks.cases.search.tree import Tree
 from lrp_hooks.detection.detect import is_attention
 from lrp_hooks.errors import InputError
 from lrp_hooks.patching import redirect_attention

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lrp_hooks.cases.generate import decode, generate
+from lrp_hooks.cases.answers.generate import decode, generate
 from lrp_hooks.cases.inputs import CaseInput
 from lrp_hooks.cases.judge import Judge
 from lrp_hooks.loading.loaded import LoadedModel

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lrp_hooks.cases.inputs import CaseInput
-from lrp_hooks.cases.masking import Masker, mask_of, word_texts
-from lrp_hooks.cases.repair import Repair
+from lrp_hooks.cases.validation.masking import Masker, mask_of, word_texts
+from lrp_hooks.cases.validation.repair import Repair
 
 if TYPE_CHECKING:
-    from lrp_hooks.cases.validate import Flip, Rules
+    from lrp_hooks.cases.validation.validate import Flip, Rules
 
 MOST_AT_ONCE = 4
 """Numbers of words that are judged together for one ranking, at most; few at first."""

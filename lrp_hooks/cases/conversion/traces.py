@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from lrp_hooks.cases.conversion.parting import Parting, parting, token_pair
 from lrp_hooks.cases.jsonl import listed, read_objects
-from lrp_hooks.cases.parting import Parting, parting, token_pair
 from lrp_hooks.cases.schema import Case, Message, Span, Strict, case_from, to_line, validated
 from lrp_hooks.errors import CaseError, InputError
 

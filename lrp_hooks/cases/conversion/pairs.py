@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import field_validator
 
+from lrp_hooks.cases.answers.run import Answer, judged
 from lrp_hooks.cases.benchmarks.own import Expected, named
-from lrp_hooks.cases.forcing import tokenized
 from lrp_hooks.cases.jsonl import read_all
-from lrp_hooks.cases.run import Answer, judged
 from lrp_hooks.cases.schema import Case, Prompted, case_from, validated
+from lrp_hooks.cases.search.forcing import tokenized
 from lrp_hooks.errors import CaseError, LrpError, first_line
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lrp_hooks.cases.generate import check_length
+from lrp_hooks.cases.answers.generate import check_length
 from lrp_hooks.cases.inputs import fingerprint
 from lrp_hooks.errors import InputError
 from lrp_hooks.loading.loaded import LoadedModel

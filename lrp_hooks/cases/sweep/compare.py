@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lrp_hooks.cases.records import Attributed
-from lrp_hooks.cases.statistics import Estimate, ShareRow, estimate, share_rows
+from lrp_hooks.cases.sweep.records import Attributed
+from lrp_hooks.cases.validation.statistics import Estimate, ShareRow, estimate, share_rows
 from lrp_hooks.errors import CaseError
 
 Outcome = Literal["corrected", "not corrected", "newly wrong", "right in both"]

@@ -1,0 +1,1 @@
+"""Answers to a benchmark: written, judged, and kept."""

@@ -1,0 +1,1 @@
+"""Cases and answers from the files of other programs."""

@@ -1,0 +1,1 @@
+"""The error token of a failed answer, and the token that would have repaired it."""

@@ -1,0 +1,1 @@
+"""Cases by models by rules: attributed, validated, stored and compared."""

@@ -1,0 +1,1 @@
+"""Validation by intervention: words are masked until the prediction changes and the answer passes."""
