@@ -11,8 +11,9 @@ from families import VOCABULARY, build, exact_float64
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lrp_hooks import LogitDiff, instrument, masks
+from lrp_hooks import LogitDiff, instrument
 from lrp_hooks.ops import Interval
+from lrp_hooks.patching import masks
 from lrp_hooks.patching.masks import IntervalMask
 
 TARGET, LENGTH, PADDING = LogitDiff(5, 7), 24, 6
