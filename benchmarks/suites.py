@@ -366,6 +366,13 @@ SUITES = (
         },
     ),
     Suite(
+        "failures",
+        "How many failures of a benchmark does the search explain, and does masking what they come from change them?",
+        ("tests/lrp_hooks/cases/test_find.py", "tests/lrp_hooks/cases/test_validate.py"),
+        page="docs/failures.md",
+        alone=True,
+    ),
+    Suite(
         "families",
         "Which causal-LM types of transformers are certified?",
         ("tests/lrp_hooks/test_census.py",),
