@@ -11,6 +11,7 @@ import typer
 
 from lrp_hooks.cli.convert import convert
 from lrp_hooks.cli.label import label
+from lrp_hooks.cli.options import AllowExec, AllowNetwork, Device, Dtype, ModelName, Revision
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,15 +22,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Failed answers on benchmarks, and the tokens at which they went wrong.", no_args_is_help=True)
 app.command()(convert)
 app.command()(label)
-
-ModelName = Annotated[str, typer.Argument(help="Folder, hub name, .gguf file, or 'demo' (SmolLM2-135M-Instruct).")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, or auto to spread with accelerate.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the checkpoint.")]
-AllowExec = Annotated[bool, typer.Option("--allow-exec", help="Run the programs that the model writes, shut in.")]
-AllowNetwork = Annotated[
-    bool, typer.Option("--allow-network", help="Run them even where the kernel cannot cut off network and files.")
-]
 
 
 @app.command()

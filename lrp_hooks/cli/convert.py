@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lrp_hooks.cli.options import AllowNetwork
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -33,9 +35,7 @@ def convert(
     allow_exec: Annotated[
         bool, typer.Option("--allow-exec", help="To answers: run the programs that they hold, shut in.")
     ] = False,
-    allow_network: Annotated[
-        bool, typer.Option("--allow-network", help="Run them even where the kernel cannot cut off network and files.")
-    ] = False,
+    allow_network: AllowNetwork = False,
 ) -> None:
     """Turn sample logs of lm-eval, pairs of prompt and completion, or traces of agents into cases or answers."""
     from lrp_hooks.cli.attribute import consoles

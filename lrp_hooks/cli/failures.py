@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lrp_hooks.cli.cases import AllowExec, AllowNetwork
+from lrp_hooks.cli.options import AllowExec, AllowNetwork
 
 
 def sweep(
