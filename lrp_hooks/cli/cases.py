@@ -149,12 +149,15 @@ def progress(notes: Console, what: str) -> Iterator[Callable[[Pace], None]]:
 
 def _line(notes: Console, what: str, pace: Pace) -> None:
     if pace.done == pace.total or pace.done % max(pace.total // 20, 1) == 0:
-        notes.print(f"{pace.done}/{pace.total} {what}, {_words(pace)}", markup=False, highlight=False)
+        parts = [f"{pace.done}/{pace.total} {what}", _words(pace)]
+        notes.print(", ".join(part for part in parts if part), markup=False, highlight=False)
 
 
 def _words(pace: Pace) -> str:
-    left = "" if pace.left is None else f", {pace.left / 60:.0f} min left"
-    return f"{pace.tokens / max(pace.seconds, 1e-9):.0f} tokens/s{left}"
+    """Speed, where tokens are counted, and the time left."""
+    speed = f"{pace.tokens / max(pace.seconds, 1e-9):.0f} tokens/s" if pace.tokens else ""
+    left = "" if pace.left is None else f"{pace.left / 60:.0f} min left"
+    return ", ".join(part for part in (speed, left) if part)
 
 
 def show_answers(answers: list[Answer], console: Console) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bigrams import COMMAS, loaded
+from rich.console import Console
 from typer.testing import CliRunner
 
+from lrp_hooks.cases.answers.run import Pace
 from lrp_hooks.cases.schema import read_cases
 from lrp_hooks.cli import cases as command
 from lrp_hooks.errors import InputError
@@ -51,3 +54,11 @@ def test_an_unknown_goal_is_an_error(cli: Any) -> None:
     done = cli("find", "made", "answers.jsonl", "-o", "found.jsonl", "--goal", "win")
     assert isinstance(done.exception, InputError)
     assert "unknown goal 'win'. choices: repair, pass" in str(done.exception)
+
+
+def test_progress_counts_tokens_only_where_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
+    notes = Console(file=sys.stdout, width=100)
+    with command.progress(notes, "items") as tell:
+        tell(Pace(1, 2, 0, 3.0, 120.0))
+        tell(Pace(2, 2, 30, 3.0, None))
+    assert capsys.readouterr().out == "1/2 items, 2 min left\n2/2 items, 10 tokens/s\n"
