@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lrp_hooks.errors import UnsupportedModelError, UnsupportedVersionError
+from lrp_hooks.loading.packing import packed
 
 if TYPE_CHECKING:
     from lrp_hooks.structure.skeleton import Skeleton
@@ -58,11 +59,13 @@ def check_state(model: nn.Module) -> None:
     """Refuse what cannot run as instrumented, whatever its architecture.
 
     Raises:
-        UnsupportedModelError: compiled modules, weights on the meta device, blocks that are one module several times.
+        UnsupportedModelError: compiled modules, weights on the meta device, blocks that are one module several times,
+            4-bit weights packed into a form without gradient.
     """
     _check_compiled(model)
     _check_meta(model)
     _check_repeated(model)
+    _check_packed(model)
 
 
 def _check_compiled(model: nn.Module) -> None:
@@ -99,6 +102,16 @@ def _check_repeated(model: nn.Module) -> None:
                     f"{path}.{at} and {path}.{index} are one module: what it records belongs to no one place in the "
                     "model. do: instrument a copy in which each has a module of its own (copy.deepcopy)"
                 )
+
+
+def _check_packed(model: nn.Module) -> None:
+    path = next(packed(model), None)
+    if path is not None:
+        raise UnsupportedModelError(
+            f"{path} has run without gradients before, and bitsandbytes has packed its weights for AVX512-BF16, a form "
+            "that has no gradient. do: load the model again, and instrument it before it generates "
+            "(or load it with lrp_hooks.loading.model.load_model, which keeps weights as they are)"
+        )
 
 
 def check_shared(model: nn.Module, skeleton: Skeleton) -> None:

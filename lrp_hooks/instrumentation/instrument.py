@@ -29,6 +29,7 @@ from lrp_hooks.graph.collect import BlockKnowledge
 from lrp_hooks.instrumentation.claiming import claim_inline
 from lrp_hooks.instrumentation.compatibility import check_shared, check_state, check_transformers, looked_through
 from lrp_hooks.instrumentation.verification import Unknown, verify
+from lrp_hooks.loading.packing import keep_unpacked
 from lrp_hooks.patching import Handle, NotCopyable, is_offloaded, is_patched, redirect_masks, run_eagerly
 from lrp_hooks.patching.tensor_parallel import ranks_of
 from lrp_hooks.recording.checkpointing import Checkpointing, Mode
@@ -101,8 +102,6 @@ class Instrumentation(NotCopyable):
         self.block_knowledge = BlockKnowledge()
         _check_model(model)
         self.tape.ranks, self.checkpointing.weights_offloaded = ranks_of(model), is_offloaded(model)
-        self.detection: Detection = detect(model)
-        attention = [p for p, f in self.detection.findings.items() if f.role is Role.ATTENTION]
         self._flags = [(m, m.training) for m in model.modules()]
         # by name: accelerate puts new placeholder parameters into offloaded modules after every forward
         self._frozen = [
@@ -114,6 +113,9 @@ class Instrumentation(NotCopyable):
         self._eager: list[Handle] = []
         self._removed = False
         try:
+            self._eager += keep_unpacked(model)
+            self.detection: Detection = detect(model)
+            attention = [p for p, f in self.detection.findings.items() if f.role is Role.ATTENTION]
             self._freeze()
             self._eager += run_eagerly(model)
             self.skeleton: Skeleton

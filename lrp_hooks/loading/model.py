@@ -8,6 +8,7 @@ from typing import Any
 from lrp_hooks.errors import ModelLoadError, first_line
 from lrp_hooks.loading.demo import load_demo_model
 from lrp_hooks.loading.loaded import LoadedModel, quiet
+from lrp_hooks.loading.packing import keep_unpacked
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -101,12 +102,14 @@ def _load_model(
     kind = "auto" if dtype == "auto" else getattr(torch, dtype)
     try:
         with quiet():
-            return AutoModelForCausalLM.from_pretrained(where, dtype=kind, **options)
+            model = AutoModelForCausalLM.from_pretrained(where, dtype=kind, **options)
     except Exception as error:
         raise ModelLoadError(
             f"the model {name!r} could not be loaded as a causal language model: {first_line(error)}. "
             "tried: AutoModelForCausalLM. do: check the name, the network, or give a local folder"
         ) from error
+    keep_unpacked(model)
+    return model
 
 
 def _load_tokenizer(name: str, where: str, options: dict[str, Any]) -> Any:

@@ -16,7 +16,8 @@ from transformers import BitsAndBytesConfig, TorchAoConfig
 
 from lrp_hooks import instrument
 from lrp_hooks.detection.linearity import ROUNDING, is_opaque_linear, linear_error
-from lrp_hooks.errors import UnclaimedModuleError
+from lrp_hooks.errors import UnclaimedModuleError, UnsupportedModelError
+from lrp_hooks.loading.packing import FLAG, keep_unpacked, packed
 from lrp_hooks.sites import Role
 
 CPU = torch.device("cpu")
@@ -45,7 +46,9 @@ def load_torchao(config: Callable[[], Any], folder: Path) -> Any:
 def load_bitsandbytes(folder: Path, **options: Any) -> Any:
     importlib.import_module("bitsandbytes")
     config = BitsAndBytesConfig(bnb_4bit_compute_dtype=torch.float32, **options)
-    return load(folder, dtype=torch.float32, quantization_config=config, device_map="cpu")
+    model = load(folder, dtype=torch.float32, quantization_config=config, device_map="cpu")
+    keep_unpacked(model)  # the tests' own forwards without gradients must not pack, whatever the processor
+    return model
 
 
 def quantised_by_hand(folder: Path) -> Any:
@@ -94,6 +97,32 @@ def test_packed_edges_of_a_quantised_model(folder: Path) -> None:
         exact, packed = trace.edge_matrices(TARGET), trace.edge_matrices(TARGET, method="packed")
     for key, matrix in packed.items():
         assert (exact[key] - matrix).abs().max() < 1e-4 * matrix.abs().max()
+
+
+def test_weights_are_not_packed_while_a_model_is_instrumented(folder: Path) -> None:
+    """On processors with AVX512-BF16 a forward without gradients would pack 4-bit weights, and end every gradient."""
+    model = WAYS["bitsandbytes-nf4"](folder)
+    expected = explain(model)
+    layers = [module for module in model.modules() if hasattr(module, FLAG)]
+    assert len(layers) == 21
+    for layer in layers:
+        setattr(layer, FLAG, True)
+    with instrument(model) as lrp:  # its probes run without gradients
+        assert not any(getattr(layer, FLAG) for layer in layers)
+        with torch.no_grad():
+            model(IDS)
+        with lrp.suspended(), torch.no_grad():
+            model(IDS)
+        assert not list(packed(model))
+        assert difference(lrp.trace(input_ids=IDS).attribute(TARGET), expected) == 0.0
+    assert all(getattr(layer, FLAG) for layer in layers)
+
+
+def test_packed_weights_are_refused_with_what_to_do(folder: Path) -> None:
+    model = WAYS["bitsandbytes-nf4"](folder)
+    model.model.layers[1].mlp.up_proj.weight.quant_state.packing_format_for_cpu = True
+    with pytest.raises(UnsupportedModelError, match=r"layers\.1\.mlp\.up_proj has run without gradients.* do: load"):
+        instrument(model)
 
 
 def test_eight_bit_activations_are_linear_up_to_their_rounding(folder: Path) -> None:
