@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from lrp_hooks.cases.validation.statistics import Estimate, unjudged, verdict
@@ -45,6 +46,8 @@ def validation_table(report: Report) -> dict[str, Any]:
         *("words until contrast leads", "contrast leads", "passes at the change"),
         *("words until it passes", "passes", "words more than the first"),
     ]
+    filled = [any(row[i] for row in rows) or not rows for i in range(len(head))]  # what was not asked has no column
+    head, rows = list(compress(head, filled)), [list(compress(row, filled)) for row in rows]
     return {"title": "Validation: words masked until the prediction changes", "head": head, "rows": rows, "note": NOTE}
 
 

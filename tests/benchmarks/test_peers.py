@@ -17,7 +17,7 @@ from families import build, inputs
 from benchmarks.methods import STEPS
 from benchmarks.peers import compare, environment
 from benchmarks.peers.compare import Subject
-from benchmarks.peers.environment import STAMP, WORKERS, Peer, PeerError, PeerMethod, ask, last_line
+from benchmarks.peers.environment import ROOT, STAMP, WORKERS, Peer, PeerError, PeerMethod, ask, last_line
 from benchmarks.peers.own import OWN, own
 from benchmarks.peers.tools import PEERS
 from benchmarks.peers.workers import autolrp_worker
@@ -205,7 +205,7 @@ added = serve.added_megabytes(torch.nn.Linear(1, 1), lambda: float(torch.ones(50
 print(added, float(there[0, 0, 0]))
 """
     # a process of its own, as workers are: the memory that earlier tests have given back would be used again
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=WORKERS.parents[2])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     added, there = map(float, done.stdout.split())
     assert there == 1.0
     assert 45 < added < 80

@@ -23,6 +23,8 @@ from lrp_hooks.cases.validation.statistics import ranking_rows, unjudged
 from lrp_hooks.cases.validation.validate import Flip, Rules, Validation, validate
 from lrp_hooks.cases.verify import Instruction
 from lrp_hooks.errors import ContextLengthError, InputError
+from lrp_hooks.render.failures import Report
+from lrp_hooks.render.failures_tables import validation_table
 from lrp_hooks.segments import Segment
 from lrp_hooks.tokens import TokenText
 
@@ -228,3 +230,15 @@ def test_pass_rates_are_over_cases_and_a_draw_that_does_not_change_does_not_pass
     assert (row.passed_words.mean, row.passed_words.count) == (pytest.approx((3.5 + 5.5) / 2), 2)
     assert row.passes.low < row.passes.mean < row.passes.high
     assert unjudged(records) == ["m: the answers to 1 case were not judged: no verifier"]
+
+
+def test_a_table_has_columns_for_what_was_asked() -> None:
+    going_on, stopping = (
+        validation_table(Report((), (), [judged(0, [drawn(0, 1, True, 1)], until_pass)]))
+        for until_pass in (True, False)
+    )
+    assert "words until it passes" in going_on["head"]
+    assert "words until it passes" not in stopping["head"]
+    assert "passes at the change" in stopping["head"]
+    assert all(len(row) == len(stopping["head"]) for row in stopping["rows"])
+    assert "words until it passes" in validation_table(Report((), (), ()))["head"]
