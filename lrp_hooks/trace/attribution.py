@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, overload
 
 import torch
@@ -18,6 +19,10 @@ from lrp_hooks.trace.forward import TracedForward
 
 Progress = Callable[[int, int], None]
 """Is told (steps done, steps in all)."""
+
+
+class _Enough(Exception):
+    """Ends a backward pass: nothing below is asked about."""
 
 
 class Attributions(TracedForward):
@@ -77,9 +82,19 @@ class Attributions(TracedForward):
         last = len(self._lrp.skeleton.blocks)
         return self._listen(target, lambda point, *_: progress(last + 1 - point, last + 1), chosen)
 
-    def _listen(self, target: AnyTarget, on_point: Any, wants: frozenset[str]) -> Relevance:
-        """Attribute while something listens at the residual points."""
-        self._record.on_point = on_point
+    def _listen(self, target: AnyTarget, on_point: Any, wants: frozenset[str], *, down_to: int = 0) -> Relevance:
+        """Attribute while something listens at the residual points.
+
+        ``down_to``: the lowest point that is asked about. The backward pass ends there: blocks below cost nothing, and
+        their points are 0 in what is returned.
+        """
+
+        def listen(point: int, hidden: Tensor, gradient: Tensor) -> None:
+            on_point(point, hidden, gradient)
+            if 0 < point <= down_to:
+                raise _Enough
+
+        self._record.on_point = listen
         try:
             return self._attribute(target, wants)
         finally:
@@ -139,7 +154,8 @@ class Attributions(TracedForward):
         record, lrp = self._record, self._lrp
         for scale in HALF_SEED_SCALES if record.seed_scale != 1.0 else (1.0,):
             record.seed_scale, record.latest = scale, None
-            value.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+            with suppress(_Enough):
+                value.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
             relevance = build_relevance(
                 record, lrp.skeleton, lrp.composite.name, target=words, target_value=value.detach(), position=position
             )

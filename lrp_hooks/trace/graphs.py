@@ -73,7 +73,7 @@ class Graphs(Attributions):
             matrices[block, block + 1] = made.dense(by)
 
         source = self._source(row, frozenset(s for s, _ in pairs), keep)
-        self._listen(target, source.on_point, frozenset({"edges"}))
+        self._listen(target, source.on_point, frozenset({"edges"}), down_to=pairs[0][0])
         return {pair: matrices[pair] for pair in pairs}
 
     def _check_row(self, row: int) -> None:
@@ -113,7 +113,8 @@ class Graphs(Attributions):
             top_p: per transition keep the smallest set of edges that carries this share of sum |A|.
             edge_threshold: instead of top_p, keep all edges with |A| above it (logits).
             points: ascending residual points that end at the last, l + 0.5 for the mid point of block l. Transitions
-                over several blocks are made by packed products, as slow as those are. Default: all.
+                over several blocks are made by packed products, as slow as those are. The backward pass ends at the
+                first: what is below costs nothing. Default: all.
             mid: all mid points besides, where blocks have them.
             segments: a partition of the tokens (`lrp_hooks.segments`): nodes are segments and edges sums over their
                 tokens; `segments.expand` splits one again for a closer look.
@@ -155,7 +156,7 @@ class Graphs(Attributions):
             method,
             lrp.checkpointing,
         )
-        relevance = self._listen(target, maker.on_point, frozenset({"edges"}))
+        relevance = self._listen(target, maker.on_point, frozenset({"edges"}), down_to=int(plan.points[0]))
         maker.finish()
         around = check_cuts(record, relevance, row, method)
         positions = explained_positions(relevance, row)
@@ -190,7 +191,7 @@ class Graphs(Attributions):
         if by != "sum":
             raise GraphError("packed products know no heads or paths. do: by='sum', or method='exact'")
         lrp, states = self._lrp, StateCollector(self._record, row)
-        self._listen(target, states.on_point, frozenset())
+        self._listen(target, states.on_point, frozenset(), down_to=pairs[0][0])
         every = torch.arange(self.attention_mask.shape[1])
         matrices = {}
         for s, t in pairs:

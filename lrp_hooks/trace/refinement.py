@@ -81,7 +81,7 @@ class Refinements(Graphs):
             )
         token = self._token(token, row)
         states = StateCollector(self._record, row, frozenset({lowest, block + 1}))
-        self._listen(target, states.on_point, frozenset())
+        self._listen(target, states.on_point, frozenset(), down_to=lowest)
         span = states.span(self._lrp.skeleton, self._lrp.tape, lowest, block + 1)
         return neuron_edges(span, self._lrp.sites, lowest, token, neurons)
 

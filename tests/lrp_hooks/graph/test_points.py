@@ -80,6 +80,35 @@ def test_chosen_points_are_packed_where_blocks_lie_between() -> None:
         assert torch.allclose(matrix(whole, 0).sum(0), whole.relevance[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("checkpoint", [True, False])
+@pytest.mark.parametrize("points", [(2, 3), (1.5, 2, 3)])
+def test_a_graph_of_the_last_blocks_does_not_go_further_down(points: tuple[float, ...], checkpoint: bool) -> None:
+    runs: list[int] = []
+    with exact_float64(), instrument(build("llama"), checkpoint=checkpoint) as lrp:
+        trace = lrp.trace(input_ids=inputs("llama"))
+        before, whole = trace.attribute(CONTRAST), trace.graph(CONTRAST, mid=True, **EVERYTHING)
+        handles = [
+            block.input_layernorm.register_forward_pre_hook(lambda *_, number=number: runs.append(number))
+            for number, (_, block) in enumerate(lrp.skeleton.blocks)
+        ]
+        part = trace.graph(CONTRAST, points=points, **EVERYTHING)
+        assert sorted(trace._record.latest.points) == list(range(int(points[0]), 4))
+        matrices = trace.edge_matrices(CONTRAST, layers=[2, 3])
+        assert sorted(trace._record.latest.points) == [2, 3]
+        assert min(runs, default=9) >= int(points[0])  # with checkpointing these are recomputed, and no others
+        for handle in handles:
+            handle.remove()
+        after = trace.attribute(CONTRAST)  # nothing of the passes that ended early is left
+    if points == (2, 3):
+        assert torch.allclose(matrix(part, 2), matrices[2, 3].to(matrix(part, 2)), rtol=1e-6, atol=1e-12)
+    else:
+        assert torch.equal(matrix(part, 1.5), matrix(whole, 1.5))
+    for row, point in enumerate(points):
+        assert torch.equal(part.relevance[row], whole.relevance[whole.points.index(point)])
+    for name in ("tokens", "layers", "value"):
+        assert torch.equal(getattr(before, name), getattr(after, name))
+
+
 def test_method_packed_gives_the_same_graph() -> None:
     with exact_float64(), instrument(build("qwen2")) as lrp:
         trace = lrp.trace(input_ids=inputs("qwen2"))
