@@ -41,7 +41,7 @@ TRAINED, STEPS, BATCH = 128, 300, 16
 MODELS = ("tiny", "demo")
 PLACES = (
     ("tiny", 8192, 0.1), ("tiny", 8192, 0.5), ("tiny", 8192, 0.9), ("tiny", 32_768, 0.5),
-    ("demo", 2048, 0.25), ("demo", 2048, 0.75), ("demo", 4096, 0.5),
+    ("demo", 2048, 0.25), ("demo", 2048, 0.75), ("demo", 4096, 0.5), ("demo", 8192, 0.5),
 )  # fmt: skip
 """Model, tokens, and where the fact stands."""
 
