@@ -5,9 +5,7 @@ Needs Chromium (``chromium`` on the path, or ``$LRP_HOOKS_CHROMIUM``); nothing i
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from browser import chromium, needs_chromium
 
 from lrp_hooks.graph.model import AttributionGraph, EdgeDetail
 from lrp_hooks.render.graph_layout import READABLE_EDGES, columns_of
@@ -23,9 +22,7 @@ from lrp_hooks.render.graph_page import graph_page
 from lrp_hooks.render.graph_words import labels
 from lrp_hooks.segments import Segment
 
-CHROMIUM = os.environ.get("LRP_HOOKS_CHROMIUM") or shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path and no LRP_HOOKS_CHROMIUM")
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = needs_chromium
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 STRANGE = (HOSTILE, " مرحبا بالعالم", "\n\n", " 😀", "\u202eevil", "<!--<script>", "&amp;", "'\"`${1}")
@@ -84,11 +81,8 @@ def chain(columns: int, tokens: tuple[str, ...], **changes: Any) -> AttributionG
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    root = hasattr(os, "geteuid") and os.geteuid() == 0  # Chromium's sandbox refuses to run as root
-    with playwright_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if root else [])
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture

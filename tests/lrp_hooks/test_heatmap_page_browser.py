@@ -5,23 +5,20 @@ Needs Chromium (``chromium`` on the path, or ``$LRP_HOOKS_CHROMIUM``); nothing i
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import correlation
 from typing import Any
 
 import pytest
+from browser import chromium, complaints, needs_chromium
 
 from lrp_hooks.render import Heatmap
 from lrp_hooks.render.colours import GRAY, PALETTES
 from lrp_hooks.render.page import page as heatmap_page
 from lrp_hooks.tokens import TokenText
 
-CHROMIUM = os.environ.get("LRP_HOOKS_CHROMIUM") or shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path and no LRP_HOOKS_CHROMIUM")
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = needs_chromium
 
 WORDS = ("<s>", "</script><img src=x onerror=alert(1)>", " Mary", " مرحبا", " gave")
 MINUS = "\u2212"
@@ -40,11 +37,8 @@ def heatmap(title: str, scores: tuple[float, ...], **changes: Any) -> Heatmap:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    root = hasattr(os, "geteuid") and os.geteuid() == 0  # Chromium's sandbox refuses to run as root
-    with playwright_api.sync_playwright() as play:
-        found = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if root else [])
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture
@@ -53,11 +47,8 @@ def page(browser: Any, tmp_path: Path) -> Iterator[Any]:
     path = tmp_path / "page.html"
     panels = [heatmap("attnlrp", FIRST, layers=LAYERS), heatmap("gradient", SECOND)]
     path.write_text(heatmap_page(panels), encoding="utf-8")
-    wrong: list[str] = []
     made = browser.new_page(viewport={"width": 1200, "height": 1600})
-    made.on("pageerror", lambda error: wrong.append(str(error)))
-    made.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    made.on("dialog", lambda dialog: (wrong.append("a script ran"), dialog.dismiss()))
+    wrong = complaints(made)
     made.goto(path.as_uri())
     yield made
     made.close()

@@ -159,8 +159,9 @@ class Search:
         breaks = {self._first_token(each.hopeless) for each, followed in failed if not followed}
         for position in sorted(p for p in breaks if p is not None)[:BREAKS]:
             yield self._fresh((position, "one-way"), (position - 1, "before-one-way")), None
-        yield self._choosing("stop", near(sorted(self._ends), *self._so_far(), self._settings.near))
-        missed = near(first_tokens(self._tokenizer, self._lacks()), *self._so_far(), self._settings.near)
+        logits, said = self._so_far()
+        yield self._choosing("stop", near(sorted(self._ends), logits, said, self._settings.near))
+        missed = near(first_tokens(self._tokenizer, self._lacks()), logits, said, self._settings.near)
         yield self._choosing("marker", [each for each in missed if each[0] != START[0]][:MISSES])
         end = len(self._answer.ids)
         if self._ended and self._end() > end:

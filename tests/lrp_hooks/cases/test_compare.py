@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import chromium, complaints, needs_chromium
 from typer.testing import CliRunner
 
 from lrp_hooks.cases.schema import Case, CaseToken
@@ -160,18 +159,15 @@ def test_compare_on_the_command_line(folder: Path, tmp_path: Path) -> None:
 
 
 PARTS = ("target", "contrast")
-CHROMIUM = os.environ.get("LRP_HOOKS_CHROMIUM") or shutil.which("chromium")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path and no LRP_HOOKS_CHROMIUM")
+@needs_chromium
 def test_the_page_draws_the_trajectory_and_its_points_open_cases(tmp_path: Path) -> None:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path, wrong = tmp_path / "report.html", list[str]()
+    path = tmp_path / "report.html"
     path.write_text(failures_page(Report(cases(), records(), [])), encoding="utf-8")
-    with api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.on("pageerror", lambda error: wrong.append(str(error)))
+        wrong = complaints(page)
         page.goto(path.as_uri())
         canvas = page.locator("#plots .card", has_text="From model to model").locator("canvas")
         canvas.scroll_into_view_if_needed()
@@ -191,5 +187,4 @@ def test_the_page_draws_the_trajectory_and_its_points_open_cases(tmp_path: Path)
             "newly wrong (1)",
             "right in both (1)",
         ]
-        browser.close()
     assert not wrong

@@ -5,13 +5,12 @@ Needs Chromium (``chromium`` on the path, or ``$LRP_HOOKS_CHROMIUM``); nothing i
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import chromium, complaints, needs_chromium
 
 from lrp_hooks.cases.schema import Case, CaseToken
 from lrp_hooks.cases.sweep.breakdown import Share
@@ -19,9 +18,7 @@ from lrp_hooks.cases.sweep.records import Attributed, Piece, Validated
 from lrp_hooks.cases.validation.validate import Flip, Validation
 from lrp_hooks.render.failures import Report, failures_page
 
-CHROMIUM = os.environ.get("LRP_HOOKS_CHROMIUM") or shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path and no LRP_HOOKS_CHROMIUM")
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = needs_chromium
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 WORDS = ("say", HOSTILE, " مرحبا", " بالعالم", "\n\n", "\u202eevil")
@@ -73,16 +70,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The page, opened; anything that goes wrong in it fails the test."""
     path: Path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(failures_page(report(), title="Why?"), encoding="utf-8")
-    wrong: list[str] = []
-    with playwright_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         made = browser.new_page(viewport={"width": 1200, "height": 900})
-        made.on("pageerror", lambda error: wrong.append(str(error)))
-        made.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        made.on("dialog", lambda dialog: (wrong.append("a script ran"), dialog.dismiss()))
+        wrong = complaints(made)
         made.goto(path.as_uri())
         yield made
-        browser.close()
     assert not wrong
 
 

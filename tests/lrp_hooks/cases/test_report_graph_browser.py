@@ -5,14 +5,13 @@ Needs Chromium (``chromium`` on the path, or ``$LRP_HOOKS_CHROMIUM``); nothing i
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from browser import chromium, complaints, needs_chromium
 
 from lrp_hooks.cases.schema import Case, CaseToken
 from lrp_hooks.cases.sweep.records import Attributed, Piece
@@ -20,9 +19,7 @@ from lrp_hooks.graph.model import AttributionGraph
 from lrp_hooks.render import failures_graphs
 from lrp_hooks.render.failures import Report, failures_page
 
-CHROMIUM = os.environ.get("LRP_HOOKS_CHROMIUM") or shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path and no LRP_HOOKS_CHROMIUM")
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = needs_chromium
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 TOKENS = ("say", HOSTILE, "<!--<script>alert(2)", "\u202eevil", " it")
@@ -76,18 +73,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("page")
     path = folder / "report.html"
     path.write_text(failures_page(report(folder)), encoding="utf-8")
-    wrong: list[str] = []
     requests: list[str] = []
-    with playwright_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         made = browser.new_page(viewport={"width": 1200, "height": 240})
-        made.on("pageerror", lambda error: wrong.append(str(error)))
-        made.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        made.on("dialog", lambda dialog: (wrong.append("a script ran"), dialog.dismiss()))
+        wrong = complaints(made)
         made.on("request", lambda request: requests.append(request.url))
         made.goto(path.as_uri())
         yield made
-        browser.close()
     assert not [problem for problem in wrong if FOREIGN not in problem]  # a test asks for it, and is refused
     assert set(requests) <= {path.as_uri(), "about:srcdoc"}
 
