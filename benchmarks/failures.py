@@ -111,21 +111,17 @@ def collect(folder: Path) -> dict[str, Any]:
 
 
 def by_kind(report: Any) -> list[dict[str, Any]]:
-    """Mean words until the first choice changes, per kind of case and ranking; random ones: mean over their draws."""
+    """Mean words until the first choice changes, per kind of case and ranking."""
+    from lrp_hooks.cases.validation.statistics import ranking_rows
+
     kinds = {case.id: case.kind for case in report.cases}
-    words: dict[str, dict[str, list[float]]] = {}
-    counts: dict[str, set[str]] = {}
+    groups: dict[str, list[Any]] = {}
     for record in report.validated:
-        if record.validation is None:
-            continue
-        kind = kinds[record.case]
-        counts.setdefault(kind, set()).add(record.case)
-        for flip in record.validation.flips:
-            masked = record.validation.most if flip.changed is None else flip.changed
-            words.setdefault(kind, {}).setdefault(flip.ranking, []).append(masked)
+        if record.validation is not None:
+            groups.setdefault(kinds[record.case], []).append(record)
     return [
-        {"kind": kind, "cases": len(counts[kind]), **{name: sum(many) / len(many) for name, many in found.items()}}
-        for kind, found in words.items()
+        {"kind": kind, "cases": len(records), **{row.ranking: row.words.mean for row in ranking_rows(records)}}
+        for kind, records in groups.items()
     ]
 
 

@@ -10,6 +10,8 @@ import pytest
 import typer
 
 from benchmarks.failures import BEGIN, END, PAGE, RESULT, by_kind, figures, stages
+from lrp_hooks.cases.sweep.records import Validated
+from lrp_hooks.cases.validation.validate import Flip, Validation
 from lrp_hooks.cli.app import app
 
 
@@ -19,9 +21,9 @@ def test_the_pages_figures_are_the_results() -> None:
 
 
 def test_words_to_flip_by_kind() -> None:
-    def validated(case: str, *flips: tuple[str, int | None]) -> SimpleNamespace:
-        made = [SimpleNamespace(ranking=ranking, changed=changed) for ranking, changed in flips]
-        return SimpleNamespace(case=case, validation=SimpleNamespace(most=8, flips=made))
+    def validated(case: str, *flips: tuple[str, int | None]) -> Validated:
+        made = tuple(Flip(ranking=ranking, replacement="neutral", changed=changed) for ranking, changed in flips)
+        return Validated(case=case, model="m", validation=Validation(words=20, most=8, flips=made))
 
     report = SimpleNamespace(
         cases=[SimpleNamespace(id=name, kind=kind) for name, kind in (("a", "first"), ("b", "first"), ("c", "end"))],
@@ -29,7 +31,7 @@ def test_words_to_flip_by_kind() -> None:
             validated("a", ("attnlrp", 1), ("random", 2), ("random", None)),
             validated("b", ("attnlrp", None), ("random", 4), ("random", 6)),
             validated("c", ("attnlrp", 3)),
-            SimpleNamespace(case="d", validation=None),
+            Validated(case="d", model="m"),
         ],
     )
     assert by_kind(report) == [
