@@ -9,21 +9,28 @@ from typing import Any
 import torch
 from lrp_kernels import gated, norm, relevance
 from lrp_kernels.attention import AttentionRule, Interval
+from torch import Tensor
 
 from benchmarks.gpu_checks import edge_call, normal
-from benchmarks.roofline import MODELS, PARTS, costs, model_costs
+from benchmarks.roofline import MODELS, PARTS, Chip, Cost, chip_of, costs, model_costs
 from benchmarks.shapes import Shape, random_model, whole
 
 DENSE_LIMIT = 16_384
 """Tokens above which the dense n x n output is not made."""
-FEW = 3
-"""Runs of what takes seconds."""
+PLAIN_LIMIT = 16_384
+"""Tokens above which the plain model's backward pass, which keeps everything, is not run."""
+SECONDS = 4.0
+"""That the repeats of one step may take together; one is always made."""
+CEILING = 8192
+"""Rows and columns of the matrices of the product that shows what the GPU reaches."""
+PEERS = {"torch's attention, forward": "attention, forward", "torch's attention, backward": "attention, backward"}
+"""What PyTorch's own kernels do of the same work -> the step whose floor they are held against."""
 Step = tuple[str, Callable[[], object]]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Median of several runs."""
+    """Median of several runs; ``model`` and ``tokens``: of one layer of what, or of the whole model."""
 
     kernel: str
     model: str
@@ -32,61 +39,86 @@ class Timing:
     floor: float
     times_floor: float
     peak_megabytes: float
+    runs: int
 
 
-def timed(step: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Median seconds and peak memory in MB beyond what was there."""
-    step(), step()
-    torch.cuda.synchronize()
+def timed(step: Callable[[], object], repeats: int) -> tuple[list[float], float]:
+    """Seconds of each run, ascending, and peak memory in MB beyond what was there; the first runs, which compile, are
+    not counted."""
+    step()
+    warm = _once(step)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    found = []
-    for _ in range(repeats):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        step()
-        end.record()
-        end.synchronize()
-        found.append(start.elapsed_time(end) / 1e3)
-    return sorted(found)[len(found) // 2], (torch.cuda.max_memory_allocated() - before) / 1e6
+    runs = [_once(step) for _ in range(max(1, min(repeats, int(SECONDS / warm))))]
+    return sorted(runs), (torch.cuda.max_memory_allocated() - before) / 1e6
+
+
+def _once(step: Callable[[], object]) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start.record()
+    step()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def timing(
+    name: str, step: Callable[[], object], repeats: int, floor: float, model: str = "", tokens: int = 0
+) -> Timing:
+    runs, peak = timed(step, repeats)
+    seconds = runs[len(runs) // 2]
+    return Timing(name, model, tokens, seconds, floor, seconds / floor, peak, len(runs))
+
+
+def ceilings(repeats: int) -> Iterator[Timing]:
+    """What PyTorch reaches of the chip's stated limits: a matrix product, and a copy within its memory."""
+    chip = _chip()
+    a, b = (normal(CEILING, CEILING, dtype=torch.bfloat16, seed=seed) for seed in (0, 1))
+    flops = Cost("a matrix product", 2.0 * CEILING**3, 0.0)
+    yield timing(flops.kernel, lambda: a @ b, repeats, flops.floor(chip))
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda").random_()
+    copy, target = Cost("a copy", 0.0, 2.0 * len(source)), torch.empty_like(source)
+    yield timing(copy.kernel, lambda: target.copy_(source), repeats, copy.floor(chip))
 
 
 def timings(lengths: list[int], repeats: int) -> Iterator[Timing]:
-    """Kernel by kernel, for each model of the roofline."""
+    """Kernel by kernel, for each model of the roofline, and PyTorch's attention beside ours."""
     for model in MODELS:
         for tokens in lengths:
-            floors = {cost.kernel: cost.seconds for cost in costs(model, tokens)}
+            floors = {cost.kernel: cost.floor(_chip()) for cost in costs(model, tokens)}
             floors["attention, backward"] = floors["attention, dk and dv"] + floors["attention, dq"]
-            for name, step in steps(model, tokens):
-                seconds, peak = timed(step, repeats if tokens < 100_000 else FEW)
-                yield Timing(name, model.name, tokens, seconds, floors[name], seconds / floors[name], peak)
+            for name, step in (*steps(model, tokens), *peer_steps(model, tokens)):
+                yield timing(name, step, repeats, floors[PEERS.get(name, name)], model.name, tokens)
             torch.cuda.empty_cache()
 
 
-def model_timings(name: str, lengths: list[int]) -> Iterator[Timing]:
+def model_timings(name: str, lengths: list[int], repeats: int) -> Iterator[Timing]:
     """A random model of this shape in bfloat16, end to end."""
     shape = whole(name)
     model = random_model(shape).to("cuda", torch.bfloat16)
     for tokens in lengths:
-        floors = {cost.kernel: cost.seconds for cost in model_costs(shape, tokens)}
+        floors = {cost.kernel: cost.floor(_chip()) for cost in model_costs(shape, tokens)}
         for step_name, step in model_steps(model, shape, tokens):
-            seconds, peak = timed(step, FEW)
-            yield Timing(step_name, name, tokens, seconds, floors[step_name], seconds / floors[step_name], peak)
-        torch.cuda.empty_cache()
+            yield timing(step_name, step, repeats, floors[step_name], name, tokens)
+            torch.cuda.empty_cache()
+
+
+def _chip() -> Chip:
+    return chip_of(torch.cuda.get_device_name())
 
 
 def steps(model: Shape, tokens: int, device: str = "cuda", dtype: torch.dtype = torch.bfloat16) -> Iterator[Step]:
     """Everything that has a floor, all rows active."""
-    yield from _attention_steps(model, tokens, device, dtype)
-    yield from _edge_steps(model, tokens, device, dtype)
+    yield from attention_steps(model, tokens, device, dtype)
+    yield from edge_steps(model, tokens, device, dtype)
     yield from _element_steps(model, tokens, device, dtype)
 
 
-def _attention_steps(model: Shape, tokens: int, device: str, dtype: torch.dtype) -> Iterator[Step]:
+def attention_steps(model: Shape, tokens: int, device: str, dtype: torch.dtype) -> Iterator[Step]:
     from lrp_kernels.attention import triton as kernels
 
-    q, o = (normal(1, model.heads, tokens, model.head, dtype=dtype, device=device) for _ in range(2))
-    k, v = (normal(1, model.groups, tokens, model.head, dtype=dtype, device=device) for _ in range(2))
+    q, k, v, o = _layer(model, tokens, device, dtype)
     interval, rule = Interval.causal(tokens, device=device), AttentionRule(model.head**-0.5)
     out, lse = kernels.attention_forward(q, k, v, None, interval, rule)
     D = relevance.relevance_sum(o, out, backend="triton")
@@ -96,11 +128,10 @@ def _attention_steps(model: Shape, tokens: int, device: str, dtype: torch.dtype)
     yield "attention, backward", lambda: kernels.attention_backward(o, q, k, v, D, lse, interval, rule)
 
 
-def _edge_steps(model: Shape, tokens: int, device: str, dtype: torch.dtype) -> Iterator[Step]:
+def edge_steps(model: Shape, tokens: int, device: str, dtype: torch.dtype) -> Iterator[Step]:
     from lrp_kernels.edges import triton as kernels
 
-    q, o = (normal(model.heads, tokens, model.head, dtype=dtype, device=device) for _ in range(2))
-    k, v = (normal(model.groups, tokens, model.head, dtype=dtype, device=device) for _ in range(2))
+    q, k, v, o = (x[0] for x in _layer(model, tokens, device, dtype))
     rows, interval = torch.arange(tokens, device=device), Interval.causal(tokens, device=device)
     call = edge_call(q, k, v, o, interval)
     call = replace(call, lse=kernels.row_lse(call, rows))
@@ -131,8 +162,31 @@ def _element_steps(model: Shape, tokens: int, device: str, dtype: torch.dtype) -
     yield "relevance", lambda: relevance.relevance_sum(x, grad, backend="triton")
 
 
+def peer_steps(model: Shape, tokens: int, device: str = "cuda", dtype: torch.dtype = torch.bfloat16) -> Iterator[Step]:
+    """PyTorch's attention on the same inputs: what the model itself runs."""
+    leaves = [x.requires_grad_() for x in _layer(model, tokens, device, dtype)[:3]]
+    o = _layer(model, tokens, device, dtype)[3]
+
+    def attended() -> Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=True, enable_gqa=True)
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return attended()
+
+    names, out = iter(PEERS), attended()
+    yield next(names), forward
+    yield next(names), lambda: torch.autograd.grad(out, leaves, o, retain_graph=True)
+
+
+def _layer(model: Shape, tokens: int, device: str, dtype: torch.dtype) -> list[Tensor]:
+    """q, k, v and the gradient at the output, [1, heads or groups, T, head]."""
+    heads = (model.heads, model.groups, model.groups, model.heads)
+    return [normal(1, n, tokens, model.head, dtype=dtype, device=device, seed=seed) for seed, n in enumerate(heads)]
+
+
 def model_steps(model: Any, shape: Shape, tokens: int) -> Iterator[Step]:
-    """The plain forward, an attribution, and an attribution with its graph."""
+    """The plain forward, its backward pass, an attribution, and an attribution with its graph."""
     from lrp_hooks import Logit, instrument
 
     device = next(model.parameters()).device
@@ -142,7 +196,14 @@ def model_steps(model: Any, shape: Shape, tokens: int) -> Iterator[Step]:
         with torch.no_grad():
             model(input_ids=ids, use_cache=False, logits_to_keep=1)
 
+    def backward() -> None:
+        embeddings = model.get_input_embeddings()(ids).detach().requires_grad_()
+        logits = model(inputs_embeds=embeddings, use_cache=False, logits_to_keep=1).logits
+        torch.autograd.grad(logits[0, -1, 0], embeddings)
+
     yield "model, forward", forward
+    if tokens <= PLAIN_LIMIT:
+        yield "model, forward and backward", backward
     with instrument(model) as lrp:
 
         def attributed(with_graph: bool) -> object:

@@ -128,7 +128,10 @@ def test_the_floor_of_a_known_shape() -> None:
     found = {cost.kernel: cost for cost in roofline.costs(model, 4)}
     assert found["edges, dense"].flops == 2 * 2 * 10 * 64  # 10 causal pairs, two products of 64
     assert found["relevance"].bytes == 2 * 4 * 64 * 2 + 4 * 4
-    assert found["relevance"].bound == "memory"
+    assert found["relevance"].bound() == "memory"
+    h200 = roofline.chip_of("NVIDIA H200")
+    assert found["relevance"].floor(h200) < found["relevance"].floor(roofline.chip_of("NVIDIA H100 80GB HBM3"))
+    assert roofline.chip_of("something else").name == "H100"
 
 
 def test_without_a_gpu_the_gpu_script_says_so() -> None:

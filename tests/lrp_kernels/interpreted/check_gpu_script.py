@@ -73,10 +73,13 @@ def test_masks_are_what_their_names_say() -> None:
 
 def test_every_step_runs_and_has_a_floor() -> None:
     steps = dict(gpu_timings.steps(TINY, 19, "cpu", torch.float16))
-    floors = {cost.kernel: cost.seconds for cost in roofline.costs(TINY, 19)}
+    floors = {cost.kernel: cost.floor() for cost in roofline.costs(TINY, 19)}
+    peers = dict(gpu_timings.peer_steps(TINY, 19, "cpu", torch.float32))
+    assert set(peers) == set(gpu_timings.PEERS)
+    assert set(gpu_timings.PEERS.values()) <= set(steps)
     assert set(steps) - {"attention, backward"} == set(floors) - {"attention, dq"}
     assert all(seconds > 0 for seconds in floors.values())
-    for step in steps.values():
+    for step in (*steps.values(), *peers.values()):
         assert step() is not None
 
 
