@@ -222,7 +222,7 @@ def test_a_graph_is_saved_and_read(device: str, tmp_path: Path) -> None:
 
 def test_segments(device: str) -> None:
     def ask(trace: Any) -> Answer:
-        return edge_parts(trace.graph(CONTRAST, segments=chunks(19, 4), **WHOLE))
+        return edge_parts(trace.graph(CONTRAST, segments=chunks(["x"] * 19, 4), **WHOLE))
 
     agree(twins("llama"), device, trace_question(ask))
 
