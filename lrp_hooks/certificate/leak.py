@@ -68,7 +68,9 @@ def _kept(lrp: Instrumentation, balance: Balance, record: ForwardRecord, path: s
     for site in lrp.sites:
         if site.role is Role.ATTENTION and site.block in done.attention and _within(site.path, path):
             inside += float(done.attention[site.block].sum())
-    return (balance.received[path] - balance.given[path]) / record.seed_scale - inside
+    # the seed is scaled as it enters the head
+    above = 1.0 if lrp.model.get_submodule(path) is lrp.skeleton.head else record.seed_scale
+    return balance.received[path] / above - balance.given[path] / record.seed_scale - inside
 
 
 def _within(name: str, path: str) -> bool:

@@ -7,7 +7,7 @@ no module, no family and no probe. Sources: AttnLRP (arXiv 2402.05602), section 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,12 +88,12 @@ def _secant(function: Callable[[Tensor], Tensor], x: Tensor, limit: float) -> Te
     return torch.where(x == 0, torch.full_like(x, limit), there / torch.where(x == 0, torch.ones_like(x), x))
 
 
-def _tanh(node: Any) -> Tensor:
-    return _secant(torch.tanh, torch.atanh(node._saved_result), 1.0)
+def _tanh(x: Tensor) -> Tensor:
+    return _secant(torch.tanh, x, 1.0)
 
 
-def _sigmoid(node: Any) -> Tensor:
-    return _secant(torch.sigmoid, torch.logit(node._saved_result), 0.25)
+def _sigmoid(x: Tensor) -> Tensor:
+    return 0.25 * _tanh(x / 2)  # sigmoid(x) - 1/2 = tanh(x / 2) / 2, without the difference
 
 
 def _clamp(node: Any) -> Tensor:
@@ -106,8 +106,8 @@ SLOPES: dict[str, Callable[[Any], Tensor]] = {
     "SiluBackward0": lambda node: torch.sigmoid(node._saved_self),
     "GeluBackward0": _gelu,
     "ReluBackward0": lambda node: (node._saved_result > 0).to(node._saved_result.dtype),
-    "TanhBackward0": _tanh,
-    "SigmoidBackward0": _sigmoid,
+    "TanhBackward0": lambda node: _tanh(torch.atanh(node._saved_result)),
+    "SigmoidBackward0": lambda node: _sigmoid(torch.logit(node._saved_result)),
     "SoftplusBackward0": lambda node: _secant(
         lambda x: torch.nn.functional.softplus(x, float(node._saved_beta), float(node._saved_threshold)),
         node._saved_self,
@@ -126,6 +126,9 @@ SLOPES: dict[str, Callable[[Any], Tensor]] = {
     ),
 }
 """(f(x) - f(0)) / x of element-wise functions (section 3.2); f(0) absorbs."""
+OF_ARGUMENT: dict[str, Callable[[Tensor], Tensor]] = {"TanhBackward0": _tanh, "SigmoidBackward0": _sigmoid}
+"""The same by the argument x, of functions that autograd keeps the result of: where that is rounded to its bound, it no
+longer says what x was."""
 
 
 @dataclass(eq=False)
@@ -134,10 +137,12 @@ class NodeRelevance:
 
     Attributes:
         carrying: whether relevance flows through a node, for every node of the forward.
+        arguments: x of the nodes of `OF_ARGUMENT`, as far as they are known.
     """
 
     rules: NodeRules
     carrying: dict[Any, bool]
+    arguments: Mapping[Any, Tensor]
 
     def is_carrying(self, node: Any, is_leaf: bool) -> bool:
         """Whether relevance flows through to the embeddings, given the answer for all nodes below."""
@@ -163,7 +168,7 @@ class NodeRelevance:
         """
         name = operation_of(node)
         if name in SLOPES:
-            return (_times(grads[0], SLOPES[name](node)),)
+            return (_times(grads[0], self._slope(name, node)),)
         if name == "NativeLayerNormBackward0":
             return (_layer_norm(node, grads[0]),)
         if name == "PowBackward0":
@@ -175,6 +180,10 @@ class NodeRelevance:
         if name in SOFTMAX or name in LINEAR_NODES or name in SCALED:
             return own_gradient(node, grads)
         raise UnknownNodeError(name)
+
+    def _slope(self, name: str, node: Any) -> Tensor:
+        x = self.arguments.get(node)
+        return SLOPES[name](node) if x is None else OF_ARGUMENT[name](x)
 
     def _product(
         self, node: Any, operands: tuple[int, ...], grads: tuple[Tensor | None, ...]

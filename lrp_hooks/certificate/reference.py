@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
-from lrp_hooks.certificate.nodes import RULES, NodeRelevance, UnknownNodeError
+from lrp_hooks.certificate.nodes import OF_ARGUMENT, RULES, NodeRelevance, UnknownNodeError
+from lrp_hooks.detection.walk import operation_of
 from lrp_hooks.recording.stores import as_tokens
 from lrp_hooks.structure.blocks import first_tensor
 from lrp_hooks.structure.probe import without_cache
@@ -59,7 +61,8 @@ def reference_relevance(
     """
     if composite not in RULES:
         raise UnknownNodeError(f"composite {composite!r}")
-    with _watching(model, skeleton) as (streams, raw), _written_out(model), torch.enable_grad():
+    noting = _Arguments()
+    with _watching(model, skeleton) as (streams, raw), _written_out(model), torch.enable_grad(), noting:
         logits = skeleton.output.of(model(**inputs, **without_cache(model)))
     if any(stream.leaf is None for stream in streams):
         raise UnknownNodeError("a model that does not call its input embedding")
@@ -71,7 +74,8 @@ def reference_relevance(
         if x is not None
     }
     leaves = {id(stream.leaf) for stream in streams}
-    grads = _backward(explained, _seed(logits, explain, columns), leaves, wanted, composite)
+    rules = NodeRelevance(RULES[composite], {}, noting.of_node)
+    grads = _backward(explained, _seed(logits, explain, columns), leaves, wanted, rules)
     parts = [_collected(place, wanted, grads) for place in range(len(streams))]
     return parts[0] if len(parts) == 1 else replace(parts[0], encoder=parts[1])
 
@@ -160,6 +164,32 @@ def _watching(model: nn.Module, skeleton: Skeleton) -> Iterator[tuple[list[Strea
             handle.remove()
 
 
+class _Arguments(TorchFunctionMode):
+    """What tanh and sigmoid are given while the forward runs; fused kernels that call them are not seen.
+
+    Attributes:
+        of_node: by the autograd node of the result.
+    """
+
+    NAMES = frozenset({"tanh", "tanh_", "sigmoid", "sigmoid_", "expit", "special_expit"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_node: dict[Any, Tensor] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") not in self.NAMES:
+            return func(*args, **kwargs)
+        x = (args[0] if args else kwargs["input"]).detach().clone()  # what follows may change it in place
+        out = func(*args, **kwargs)
+        if out.grad_fn is not None and operation_of(out.grad_fn) in OF_ARGUMENT:
+            self.of_node[out.grad_fn] = x
+        return out
+
+
 @contextmanager
 def _written_out(model: Any) -> Iterator[None]:
     """Attention by products and a softmax, never by one fused node."""
@@ -177,7 +207,7 @@ def _written_out(model: Any) -> Iterator[None]:
 
 
 def _backward(
-    output: Tensor, seed: Tensor, leaves: set[int], wanted: dict[Place, Tensor], composite: str
+    output: Tensor, seed: Tensor, leaves: set[int], wanted: dict[Place, Tensor], rules: NodeRelevance
 ) -> dict[Place, Tensor]:
     """Gradients at the wanted tensors, through every node that carries relevance, each once, after all above it.
 
@@ -185,7 +215,6 @@ def _backward(
     """
     root = output.grad_fn
     assert root is not None
-    rules = NodeRelevance(RULES[composite], {})
     above = _order(root, leaves, rules)
     places = {(x.grad_fn, x.output_nr): key for key, x in wanted.items() if x.grad_fn is not None}
     ends = {id(x): key for key, x in wanted.items() if id(x) in leaves}

@@ -52,13 +52,14 @@ class Recorder:
         streams = self.skeleton.streams
         for embedding in {id(stream.embedding): stream.embedding for stream in streams}.values():
             keep(_handle(embedding.register_forward_hook(self._on_embedding)))
+        for stream in streams:
+            self._register_points(stream, keep)
+        self._register_constants(sites, keep)
+        # after the head's bias, whose share is of the scaled seed like all others
         if self.skeleton.head is not None:
             keep(_handle(self.skeleton.head.register_forward_hook(self._on_logits)))
         else:
             keep(_handle(self.model.register_forward_hook(self._on_output)))
-        for stream in streams:
-            self._register_points(stream, keep)
-        self._register_constants(sites, keep)
         self._register_stacks(keep)
         keep(_handle(self.model.register_forward_hook(self._end, always_call=True)))
 

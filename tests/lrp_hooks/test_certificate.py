@@ -12,7 +12,8 @@ from families import EXPERTS, FAMILIES, VARIANTS, build, exact_float64, inputs
 from torch import Tensor, nn
 
 from lrp_hooks import LogitDiff, Role, instrument
-from lrp_hooks.certificate import Verdict
+from lrp_hooks.certificate import Verdict, reference
+from lrp_hooks.certificate.leak import first_leak
 from lrp_hooks.composites import ATTNLRP, CP_LRP, Composite, Rule
 from lrp_hooks.rules import activation, attention, experts, gated
 
@@ -149,6 +150,58 @@ def test_an_inline_operation_with_a_rule_is_certified_entry_by_entry(change: Cal
     assert certificate.verdict is Verdict.CERTIFIED, certificate.reason
     assert certificate.entries.error is not None
     assert certificate.entries.error < 1e-3
+
+
+SATURATED: dict[str, Callable[[], Any]] = {
+    "scores": lambda: with_loud_queries(build("gemma2", dtype=torch.float32)),
+    "tanh": lambda: planted(lambda x: torch.tanh(20 * x)),
+    "sigmoid": lambda: planted(lambda x: torch.sigmoid(20 * x)),
+}
+
+
+def with_loud_queries(model: Any) -> Any:
+    """Scores far beyond the softcap, which is 1."""
+    with torch.no_grad():
+        for block in model.model.layers:
+            block.self_attn.q_proj.weight.mul_(8)
+    return model
+
+
+@pytest.mark.parametrize("where", SATURATED)
+def test_the_reference_knows_the_arguments_of_what_saturates(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 tanh(9) is 1 or the number below: 9 cannot be had back from it."""
+    with instrument(SATURATED[where]()) as lrp:
+        entries = lrp.certify(LogitDiff(5, 7), input_ids=inputs("llama")).entries
+        monkeypatch.setattr(reference._Arguments, "NAMES", frozenset())
+        inverted = lrp.certify(LogitDiff(5, 7), input_ids=inputs("llama")).entries
+    assert entries.error is not None
+    assert inverted.error is not None
+    assert entries.error < 1e-5
+    assert inverted.error > 1e-3
+
+
+def test_arguments_are_noted_however_the_function_is_called() -> None:
+    x = torch.linspace(-30, 30, 7, requires_grad=True)
+    module = nn.Sigmoid()
+    with reference._Arguments() as noting:
+        made = [x.tanh(), torch.tanh(input=x), torch.sigmoid(x), torch.special.expit(x), module(x), (2 * x).tanh_()]
+        x.detach().tanh()
+    found = [noting.of_node[out.grad_fn] for out in made]
+    assert all(torch.equal(argument, x.detach()) for argument in found[:-1])
+    assert torch.equal(found[-1], 2 * x.detach())
+    assert len(noting.of_node) == len(made)
+
+
+def test_in_float16_the_heads_bias_is_booked_as_it_is_and_nothing_leaks() -> None:
+    """Its seed is scaled, the bias's share too; the head is weighed above and below the scaling."""
+    model, ids = build("phi", dtype=torch.float16), inputs("phi")
+    bias = model.lm_head.bias.detach().double()
+    with instrument(model) as lrp:
+        relevance = lrp.trace(input_ids=ids).attribute(LogitDiff(5, 7))
+        leak = first_leak(lrp, {"input_ids": ids}, LogitDiff(5, 7), 0.02)
+    assert relevance.absorbed is not None
+    assert float(relevance.absorbed.biases["lm_head"]) == pytest.approx(float(bias[5] - bias[7]), rel=1e-3)
+    assert leak is None
 
 
 def test_gradients_are_approximate_and_a_composite_of_ones_own_has_no_reference() -> None:
