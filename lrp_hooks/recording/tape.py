@@ -25,6 +25,7 @@ class Tape(NotCopyable):
         rows: sequences in the batch while it is.
         ranks: the process group of a tensor parallel model, None for whole ones.
         holds_bias: whether an attention call was given a bias made from hidden states, which its rule holds constant.
+        fused: dtypes of the attention modules whose values were the kernels', not their own functions', by path.
     """
 
     def __init__(self) -> None:
@@ -37,6 +38,7 @@ class Tape(NotCopyable):
         self.ranks: Any = None
         self.scope: Any = None
         self.holds_bias = False
+        self.fused: dict[str, torch.dtype] = {}
 
     @contextmanager
     def own_rule(self) -> Iterator[None]:

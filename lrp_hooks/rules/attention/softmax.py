@@ -61,6 +61,8 @@ def share_attention(query: float, key: float, value: float, *, softcap_slope: bo
             q, k, v = AttentionInputs.call(q, k, v, setting, record, site.block)
             with site.tape.own_rule():
                 out, weights = setting.attend(base, q, k, v)
+            if setting.lse is not None:
+                site.tape.fused[site.path] = q.dtype
             return AttentionOutput.call(out, record, site.block), weights
 
         return redirect_attention(site.module, attention)
