@@ -199,7 +199,9 @@ def build(
     attention = attn_implementation or ("eager" if kind in ("gemma2", "gpt_oss") else "sdpa")
     if name in EXPERTS:
         config._experts_implementation = experts_implementation or "eager"  # the grouped product has no float64
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval()
+    with torch.random.fork_rng(devices=[]):  # vectors keep what they are initialised with, gpt_oss's at random
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval()
     if dtype == torch.float64:
         for parameter in model.parameters():  # some stay float32 whatever was asked for; buffers (RoPE's) do rightly
             parameter.data = parameter.double()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import VOCABULARY, inputs
+from families import VOCABULARY, exact_float64, inputs
 from gpu.compared import (
     CONTRAST,
     WHOLE,
@@ -167,11 +167,15 @@ def test_head_dimensions(width: int, device: str) -> None:
 def both_graphs(name: str, device: str, **options: Any) -> tuple[AttributionGraph, AttributionGraph]:
     """Made on the device, and on the CPU in float64."""
     models = twins(name)
-    graphs = []
-    for model, at in ((models.low.to(device), device), (models.wide, "cpu")):
+
+    def made(model: Any, at: str) -> AttributionGraph:
         with instrument(model) as lrp:
-            graphs.append(lrp.trace(input_ids=IDS.to(at)).graph(CONTRAST, **options))
-    return graphs[0], graphs[1]
+            graph: AttributionGraph = lrp.trace(input_ids=IDS.to(at)).graph(CONTRAST, **options)
+        return graph
+
+    with exact_float64():
+        exact = made(models.wide, "cpu")
+    return made(models.low.to(device), device), exact
 
 
 def keys(graph: AttributionGraph) -> set[tuple[int, int, int, int]]:
