@@ -1,6 +1,6 @@
 """Checks and times every triton kernel on the GPU at hand, in one command.
 
-    python -m benchmarks.gpu                   # writes benchmarks/results/gpu.json
+    python -m benchmarks.gpu                   # writes benchmarks/results/gpu.json and docs/gpu.md
 
 Each kernel is first compared with float64 arithmetic on the same inputs; its error may be a few times that of plain
 PyTorch in the same dtype. Only then is it timed, and its time divided by the floor of `benchmarks.roofline`; last a
@@ -26,10 +26,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu_checks import SETTINGS, Check, Setting, checks, element_checks, model_checks
-from benchmarks.gpu_timings import Timing, ceilings, model_timings, timings
-from benchmarks.roofline import LENGTHS
+from benchmarks.gpu_page import page
+from benchmarks.gpu_timings import Timing, ceilings, model_timings, step_names, timings, warmed
+from benchmarks.roofline import LENGTHS, MODELS
 
 RESULT = Path(__file__).parent / "results" / "gpu.json"
+PAGE = Path(__file__).parent.parent / "docs" / "gpu.md"
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MODEL = "Qwen3-0.6B"
 """What is explained end to end."""
@@ -44,8 +46,11 @@ def main() -> int:
     parser.add_argument(
         "--jobs", type=int, default=min(16, os.cpu_count() or 1), help="processes that compile and check"
     )
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--page", action="store_true", help="only write docs/gpu.md from what is known")
     options = parser.parse_args()
+    if options.page:
+        PAGE.write_text(page(json.loads(RESULT.read_text())))
+        return 0
     if not torch.cuda.is_available():
         print(
             f"there is no GPU here: torch {torch.__version__} sees no CUDA or HIP device. "
@@ -54,7 +59,8 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    if not _passed(all_checks(options.jobs)):
+    found = list(_printed_checks(all_checks(options.jobs, None if options.checks_only else options.model)))
+    if not all(isinstance(check, Check) and check.passed for _, check in found):
         print("a check failed: nothing is timed", file=sys.stderr)
         return 1
     if options.checks_only:
@@ -64,18 +70,34 @@ def main() -> int:
     of_layers, of_model = timings(lengths, options.repeats), model_timings(options.model, lengths, options.repeats)
     for row in _printed(chain(ceilings(options.repeats), of_layers, of_model)):
         measured.append(row)
-        facts = {**environment(), "rows": [asdict(row) for row in measured]}
-        options.out.write_text(json.dumps(facts, indent=1) + "\n")
+        rows = {"checks": _noted(found), "rows": [asdict(row) for row in measured]}
+        RESULT.write_text(json.dumps({**environment(), **rows}, indent=1) + "\n")
+    PAGE.write_text(page(json.loads(RESULT.read_text())))
     return 0
 
 
-def all_checks(jobs: int) -> Iterator[tuple[str, Check | str]]:
+def _noted(found: Iterable[tuple[str, Check | str]]) -> list[dict[str, object]]:
+    """Checks as plain data."""
+    return [
+        {"setting": setting, **asdict(check), "limit": check.limit}
+        for setting, check in found
+        if isinstance(check, Check)
+    ]
+
+
+def all_checks(jobs: int, model: str | None) -> Iterator[tuple[str, Check | str]]:
     """(setting, check) of everything, made by several processes, since what takes long is to compile; (setting, error)
-    where there was one."""
+    where there was one. With a ``model``, what will be timed is compiled as well."""
     work = [(dtype, setting) for dtype in DTYPES for setting in (*SETTINGS, None)]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        for found in pool.map(_checked, work):
-            yield from found
+        warm = [] if model is None else [("model", model), *((n, of.name) for of in MODELS for n in step_names())]
+        compiled = [pool.submit(warmed, *item) for item in warm]
+        checked = [pool.submit(_checked, item) for item in work]
+        for found in checked:
+            yield from found.result()
+        for done, item in zip(compiled, warm, strict=True):
+            if (error := done.exception()) is not None:
+                yield item[0], f"{item[1]}: {type(error).__name__}: {error}"
 
 
 def _checked(work: tuple[torch.dtype, Setting | None]) -> list[tuple[str, Check | str]]:
@@ -91,21 +113,17 @@ def _checked(work: tuple[torch.dtype, Setting | None]) -> list[tuple[str, Check 
     return done
 
 
-def _passed(found: Iterable[tuple[str, Check | str]]) -> bool:
-    """Print a row per check; whether all hold."""
+def _printed_checks(found: Iterable[tuple[str, Check | str]]) -> Iterator[tuple[str, Check | str]]:
+    """Print a row per check, as they come; errors in full."""
     print("| kernel | setting | dtype | error | limit | |\n|---|---|---|---|---|---|")
-    errors, passed = [], True
     for setting, check in found:
         if isinstance(check, str):
-            errors.append(f"{setting} {check}")
-            continue
-        passed &= check.passed
-        verdict = "ok" if check.passed else "FAILED"
-        row = (check.kernel, setting, check.dtype, f"{check.error:.2e}", f"{check.limit:.2e}", verdict)
-        print(f"| {' | '.join(row)} |", flush=True)
-    for error in errors:
-        print(error, file=sys.stderr)
-    return passed and not errors
+            print(f"{setting} {check}", file=sys.stderr, flush=True)
+        else:
+            verdict = "ok" if check.passed else "FAILED"
+            row = (check.kernel, setting, check.dtype, f"{check.error:.2e}", f"{check.limit:.2e}", verdict)
+            print(f"| {' | '.join(row)} |", flush=True)
+        yield setting, check
 
 
 def _printed(rows: Iterable[Timing]) -> Iterator[Timing]:

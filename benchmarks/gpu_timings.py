@@ -19,8 +19,10 @@ DENSE_LIMIT = 16_384
 """Tokens above which the dense n x n output is not made."""
 PLAIN_LIMIT = 16_384
 """Tokens above which the plain model's backward pass, which keeps everything, is not run."""
-SECONDS = 4.0
+SECONDS = 1.5
 """That the repeats of one step may take together; one is always made."""
+WARM_TOKENS = 512
+"""At which kernels are compiled beforehand: their code does not depend on the length."""
 CEILING = 8192
 """Rows and columns of the matrices of the product that shows what the GPU reaches."""
 PEERS = {"torch's attention, forward": "attention, forward", "torch's attention, backward": "attention, backward"}
@@ -43,13 +45,17 @@ class Timing:
 
 
 def timed(step: Callable[[], object], repeats: int) -> tuple[list[float], float]:
-    """Seconds of each run, ascending, and peak memory in MB beyond what was there; the first runs, which compile, are
-    not counted."""
-    step()
-    warm = _once(step)
+    """Seconds of each run, ascending, and peak memory in MB beyond what was there.
+
+    The first runs, which compile, are not counted; of a step that takes longer than ``SECONDS`` the first is the only.
+    """
+    torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    runs = [_once(step) for _ in range(max(1, min(repeats, int(SECONDS / warm))))]
+    runs = [_once(step)]
+    if runs[0] < SECONDS:
+        warm = _once(step)
+        runs = [_once(step) for _ in range(max(1, min(repeats, int(SECONDS / warm))))]
     return sorted(runs), (torch.cuda.max_memory_allocated() - before) / 1e6
 
 
@@ -102,6 +108,22 @@ def model_timings(name: str, lengths: list[int], repeats: int) -> Iterator[Timin
         for step_name, step in model_steps(model, shape, tokens):
             yield timing(step_name, step, repeats, floors[step_name], name, tokens)
             torch.cuda.empty_cache()
+
+
+def step_names() -> list[str]:
+    """What `warmed` takes, beside "model"."""
+    named = [cost.kernel for cost in costs(MODELS[0], WARM_TOKENS)]
+    return ["attention, backward" if name == "attention, dq" else name for name in named]
+
+
+def warmed(name: str, model: str) -> None:
+    """Run one step of a model of this name, so that its kernels are in triton's cache on disk; "model": the whole."""
+    shape = whole(model)
+    made = model_steps(random_model(shape).to("cuda", torch.bfloat16), shape, WARM_TOKENS) if name == "model" else None
+    for found, step in made or steps(shape, WARM_TOKENS):
+        if made or found == name:
+            step()
+    torch.cuda.synchronize()
 
 
 def _chip() -> Chip:

@@ -37,7 +37,7 @@ TABLES = {
     "edges, log-sum-exp": "PLAIN",
     "edges, histogram": "PLAIN",
     "edges, dense": "PLAIN",
-    "edges, list": "RICH",
+    "edges, list": "LISTED",
 }
 """Step -> the table that its launch is looked up in; the rows' kernel is timed together with the columns'."""
 CONFIGURATIONS = {

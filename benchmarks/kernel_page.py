@@ -100,8 +100,7 @@ instructions on AMD, where small tiles on sm_90 use `mma.sync`, not the counted 
 ## Roofline
 
 The least time on an H100 SXM (989 TFLOP/s bf16, 3.35 TB/s), from shapes alone: every tensor read once, every result
-written once, causal halves skipped, all rows active. `python -m benchmarks.gpu` measures on a GPU and prints measured
-divided by floor; nothing on this page was measured on one.
+written once, causal halves skipped, all rows active. What was measured on a GPU, beside these floors: [gpu.md](gpu.md).
 
 {roofline}
 """

@@ -418,7 +418,7 @@ SUITES = (
         "gpu",
         "How far are the kernels from the machine's limits? Needs a GPU.",
         ("tests/lrp_kernels",),
-        page="docs/kernels.md",
+        page="docs/gpu.md",
         alone=True,
     ),
     Suite(

@@ -136,8 +136,9 @@ def run(kernel: Any, grid: tuple[int, ...], launch: Launch, **arguments: Any) ->
         return
     if not all(grid):
         return
-    first = next(x for x in arguments.values() if isinstance(x, Tensor))
-    with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
+    device = next(x.device for x in arguments.values() if isinstance(x, Tensor))
+    elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
+    with torch.cuda.device(device) if elsewhere else nullcontext():
         kernel[grid](**arguments, **launch.blocks, **launch.options)
 
 

@@ -3,6 +3,9 @@
 import triton
 import triton.language as tl
 
+LOG2E = tl.constexpr(1.4426950408889634)
+"""Scores are kept in units of log 2: exp2 is one instruction, and its factor joins that of the scores."""
+
 
 @triton.jit
 def tanh_slope(u):
@@ -26,21 +29,52 @@ def capped(scores, softcap, CAP: tl.constexpr):
 
 
 @triton.jit
+def scored(raw, scale, softcap, CAP: tl.constexpr):
+    """(scores in units of log 2, their slope) of the products q k."""
+    if CAP == 0:
+        return raw * (scale * LOG2E), tl.full(raw.shape, 1.0, tl.float32)
+    scores, slope = capped(raw * scale, softcap, CAP)
+    return scores * LOG2E, slope
+
+
+@triton.jit
 def masked(scores, MASK, mask_at, inside):
-    """Scores with -inf outside ``inside`` and where MASK (uint8: attend or not; else added numbers) says so."""
+    """Scores (units of log 2) with -inf outside ``inside`` and where MASK (uint8: attend or not; else added numbers)
+    says so."""
     if MASK is not None:
         given = tl.load(MASK + mask_at, mask=inside, other=0)
         if MASK.dtype.element_ty == tl.uint8:
             inside = inside & (given != 0)
         else:
-            scores += given.to(tl.float32)
+            scores += given.to(tl.float32) * LOG2E
     return tl.where(inside, scores, -float("inf"))
 
 
 @triton.jit
-def weights(scores, lse):
-    """exp(s - lse) for lse [rows]; a row that attends to nothing (lse = -inf) has no weights."""
-    return tl.exp(scores - tl.where(lse == -float("inf"), 0.0, lse)[:, None])
+def exponent(lse):
+    """A log-sum-exp in units of log 2; 0 for a row that attends to nothing (lse = -inf), which has no weights."""
+    return tl.where(lse == -float("inf"), 0.0, lse * LOG2E)
+
+
+@triton.jit
+def split(low, high, whole_low, whole_high, SIZE: tl.constexpr):
+    """Tiles that touch [low, high) into those that lie in [whole_low, whole_high), which need no mask, and others.
+
+    Returns (low, whole_from, whole_to, partial): whole tiles start at whole_from, .. before whole_to; how many others
+    there are, and `partial_start` says where they start.
+    """
+    low = low // SIZE * SIZE
+    whole_from = tl.maximum(low, tl.minimum(tl.cdiv(whole_low, SIZE), tl.cdiv(high, SIZE)) * SIZE)
+    whole_to = tl.maximum(whole_from, tl.minimum(whole_high, high) // SIZE * SIZE)
+    partial = (whole_from - low) // SIZE + tl.cdiv(tl.maximum(high - whole_to, 0), SIZE)
+    return low, whole_from, whole_to, partial
+
+
+@triton.jit
+def partial_start(index, low, whole_from, whole_to, SIZE: tl.constexpr):
+    """Where the partial tile of this index starts: before the whole ones, then behind them."""
+    start = low + index * SIZE
+    return tl.where(start < whole_from, start, start - whole_from + whole_to)
 
 
 @triton.jit

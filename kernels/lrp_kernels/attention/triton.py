@@ -29,19 +29,53 @@ from lrp_kernels.launch import (
     sizes_for,
     target_of,
 )
-from lrp_kernels.tile import capped, dot, weights
+from lrp_kernels.tile import LOG2E, dot, exponent, partial_start, scored, split
 
 
 @triton.jit
-def load_rows(X, at, inside, d, WIDTH: tl.constexpr):
-    """[rows, d] at offsets ``at``, zeros outside."""
-    return tl.load(X + at[:, None] + d[None, :], mask=inside[:, None] & (d < WIDTH)[None, :], other=0.0)
+def load_rows(X, start, row_stride, rows, width, n_rows, WIDTH: tl.constexpr, WHOLE: tl.constexpr):
+    """[rows, width]: rows from ``start`` on, given both ranges; zeros behind ``n_rows`` and ``WIDTH``.
+
+    Only the first row's offset changes from tile to tile: what is added to it is made once. WHOLE: all rows exist.
+    """
+    at = X + tl.cast(start, tl.int64) * row_stride + ((rows * row_stride)[:, None] + width[None, :])
+    if WHOLE and width.shape[0] == WIDTH:
+        x = tl.load(at)
+    elif WHOLE:
+        x = tl.load(at, mask=(width < WIDTH)[None, :], other=0.0)
+    else:
+        x = tl.load(at, mask=(start + rows < n_rows)[:, None] & (width < WIDTH)[None, :], other=0.0)
+    return x
 
 
 @triton.jit
-def load_columns(X, at, inside, d, WIDTH: tl.constexpr):
-    """The transpose: [d, rows]."""
-    return tl.load(X + at[None, :] + d[:, None], mask=inside[None, :] & (d < WIDTH)[:, None], other=0.0)
+def seen_columns(first, end, in_rows, n_columns, SIZE: tl.constexpr):
+    """`split` of the columns that the rows of a block attend to; whole tiles are those that each row attends to."""
+    latest, earliest = tl.where(in_rows, first, 0), tl.where(in_rows, end, n_columns)
+    return split(tl.min(first), tl.max(end), tl.max(latest), tl.min(earliest), SIZE)
+
+
+@triton.jit
+def forward_tile(
+    out, highest, total, q, K, V, first, end, start, k_row, v_row, n_columns, scale, softcap, d, e,
+    WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, CAP: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """(out, highest, total) with one more tile; scores in units of log 2."""
+    n = tl.arange(0, BLOCK_N)
+    k = load_rows(K, start, k_row, n, d, n_columns, WIDTH, not MASKED)
+    scores, _ = scored(dot(q, tl.trans(k), None, PRECISION), scale, softcap, CAP)
+    if MASKED:
+        here = (start + n)[None, :]
+        inside = (here >= first[:, None]) & (here < end[:, None])
+        scores = tl.where(inside, scores, -float("inf"))
+    new = tl.maximum(highest, tl.max(scores, 1))
+    shift = tl.where(new == -float("inf"), 0.0, new)
+    weight = tl.exp2(scores - shift[:, None])
+    shrink = tl.exp2(highest - shift)
+    v = load_rows(V, start, v_row, n, e, n_columns, VALUE_WIDTH, not MASKED)
+    out = dot(weight.to(v.dtype), v, out * shrink[:, None], PRECISION)
+    return out, new, total * shrink + tl.sum(weight, 1)
 
 
 @triton.jit
@@ -60,37 +94,65 @@ def attention_forward_kernel(
     first = tl.load(FIRST + batch * interval_batch + row, mask=in_rows, other=n_columns)
     end = tl.load(END + batch * interval_batch + row, mask=in_rows, other=0)
     d, e = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_E)
-    q = load_rows(Q + batch * q_batch + head * q_head, row * q_row, in_rows, d, WIDTH)
+    q = load_rows(
+        Q + batch * q_batch + head * q_head, block * BLOCK_M, q_row, tl.arange(0, BLOCK_M), d, n_rows, WIDTH, False
+    )
     K += batch * k_batch + (head // per_group) * k_head
     V += batch * v_batch + (head // per_group) * v_head
     if SINKS is not None:  # a score that takes part in the softmax and carries no value
-        highest = tl.full((BLOCK_M,), 0.0, tl.float32) + tl.load(SINKS + head).to(tl.float32)
+        highest = tl.full((BLOCK_M,), 0.0, tl.float32) + tl.load(SINKS + head).to(tl.float32) * LOG2E
         total = tl.full((BLOCK_M,), 1.0, tl.float32)
     else:
         highest = tl.full((BLOCK_M,), -float("inf"), tl.float32)
         total = tl.zeros((BLOCK_M,), tl.float32)
     out = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
-    for start in range(tl.min(first) // BLOCK_N * BLOCK_N, tl.max(end), BLOCK_N):
-        column = tl.cast(start, tl.int64) + tl.arange(0, BLOCK_N)
-        in_columns = column < n_columns
-        k = load_columns(K, column * k_row, in_columns, d, WIDTH)
-        scores, _ = capped(dot(q, k, None, PRECISION) * scale, softcap, CAP)
-        here = column.to(tl.int32)[None, :]
-        inside = (here >= first[:, None]) & (here < end[:, None])
-        scores = tl.where(inside, scores, -float("inf"))
-        new = tl.maximum(highest, tl.max(scores, 1))
-        shift = tl.where(new == -float("inf"), 0.0, new)
-        weight = tl.exp(scores - shift[:, None])
-        shrink = tl.exp(highest - shift)
-        total = total * shrink + tl.sum(weight, 1)
-        v = load_rows(V, column * v_row, in_columns, e, VALUE_WIDTH)
-        out = dot(weight.to(v.dtype), v, out * shrink[:, None], PRECISION)
-        highest = new
+    low, whole_from, whole_to, partial = seen_columns(first, end, in_rows, n_columns, BLOCK_N)
+    for start in range(whole_from, whole_to, BLOCK_N):
+        out, highest, total = forward_tile(
+            out, highest, total, q, K, V, first, end, start, k_row, v_row, n_columns, scale, softcap, d, e,
+            WIDTH, VALUE_WIDTH, CAP, PRECISION, False, BLOCK_N,
+        )  # fmt: skip
+    for index in range(0, partial):
+        start = partial_start(index, low, whole_from, whole_to, BLOCK_N)
+        out, highest, total = forward_tile(
+            out, highest, total, q, K, V, first, end, start, k_row, v_row, n_columns, scale, softcap, d, e,
+            WIDTH, VALUE_WIDTH, CAP, PRECISION, True, BLOCK_N,
+        )  # fmt: skip
     total = tl.where(total == 0.0, 1.0, total)  # a row without columns: zeros, and lse = highest = -inf
-    tl.store(LSE + tl.program_id(1).to(tl.int64) * n_rows + row, highest + tl.log(total), mask=in_rows)
+    lse = (highest + tl.log2(total)) / LOG2E
+    tl.store(LSE + tl.program_id(1).to(tl.int64) * n_rows + row, lse, mask=in_rows)
     out = out / total[:, None]
     at = OUT + batch * out_batch + head * out_head + row[:, None] * out_row + e[None, :]
     tl.store(at, out.to(OUT.dtype.element_ty), mask=in_rows[:, None] & (e < VALUE_WIDTH)[None, :])
+
+
+@triton.jit
+def columns_tile(
+    d_k, d_v, k, v, Q, O_GRAD, LSE, D, FIRST, END, column, start, q_row, o_row, n_rows, n_columns, scale, softcap, d, e,
+    WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, CAP: tl.constexpr, PRECISION: tl.constexpr,
+    WITH_KEY: tl.constexpr, WITH_VALUE: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """(d_k, d_v) with what the rows from ``start`` on add."""
+    m = tl.arange(0, BLOCK_M)
+    row = start + m
+    in_rows = row < n_rows
+    q = load_rows(Q, start, q_row, m, d, n_rows, WIDTH, False)
+    o = load_rows(O_GRAD, start, o_row, m, e, n_rows, VALUE_WIDTH, False)
+    scores, slope = scored(dot(k, tl.trans(q), None, PRECISION), scale, softcap, CAP)  # [columns, rows]
+    first = tl.load(FIRST + row, mask=in_rows, other=n_columns)
+    end = tl.load(END + row, mask=in_rows, other=0)
+    weight = tl.exp2(scores - exponent(tl.load(LSE + row, mask=in_rows, other=0.0))[None, :])
+    here = column[:, None]  # masked last: before the exponential it takes registers that there are not
+    weight = tl.where((here >= first[None, :]) & (here < end[None, :]), weight, 0.0)
+    if WITH_VALUE:
+        d_v = dot(weight.to(o.dtype), o, d_v, PRECISION)
+    if WITH_KEY:
+        kept = tl.load(D + row, mask=in_rows, other=0.0)
+        d_scores = weight * (dot(v, tl.trans(o), None, PRECISION) - kept[None, :])
+        if CAP != 0:
+            d_scores *= slope
+        d_k = dot(d_scores.to(q.dtype), q, d_k, PRECISION)
+    return d_k, d_v
 
 
 @triton.jit
@@ -106,16 +168,20 @@ def attention_columns_kernel(
     block = tl.program_id(0).to(tl.int64)
     batch = (tl.program_id(1) // groups).to(tl.int64)
     group = (tl.program_id(1) % groups).to(tl.int64)
-    column = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    column = (block * BLOCK_N).to(tl.int32) + tl.arange(0, BLOCK_N)
     in_columns = column < n_columns
     low = tl.load(LOW + batch * range_batch + block) // BLOCK_M * BLOCK_M
     high = tl.load(HIGH + batch * range_batch + block)
     d, e = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_E)
-    k = load_rows(K + batch * k_batch + group * k_head, column * k_row, in_columns, d, WIDTH)
-    if D_K is not None:
-        v = load_rows(V + batch * v_batch + group * v_head, column * v_row, in_columns, e, VALUE_WIDTH)
+    n = tl.arange(0, BLOCK_N)
+    k = load_rows(K + batch * k_batch + group * k_head, block * BLOCK_N, k_row, n, d, n_columns, WIDTH, False)
+    WITH_KEY: tl.constexpr = D_K is not None
+    WITH_VALUE: tl.constexpr = D_V is not None
+    v, d_k, d_v = k, k, k  # nothing, where it is not wanted
+    if WITH_KEY:
+        v = load_rows(V + batch * v_batch + group * v_head, block * BLOCK_N, v_row, n, e, n_columns, VALUE_WIDTH, False)
         d_k = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
-    if D_V is not None:
+    if WITH_VALUE:
         d_v = tl.zeros((BLOCK_N, BLOCK_E), tl.float32)
     for member in range(per_group):
         head = group * per_group + member
@@ -123,36 +189,39 @@ def attention_columns_kernel(
         o_base = O_GRAD + batch * o_batch + head * o_head
         line = (batch * heads + head) * n_rows
         for start in range(low, high, BLOCK_M):
-            row = tl.cast(start, tl.int64) + tl.arange(0, BLOCK_M)
-            in_rows = row < n_rows
-            first = tl.load(FIRST + batch * interval_batch + row, mask=in_rows, other=n_columns)
-            end = tl.load(END + batch * interval_batch + row, mask=in_rows, other=0)
-            q = load_rows(q_base, row * q_row, in_rows, d, WIDTH)
-            o = load_rows(o_base, row * o_row, in_rows, e, VALUE_WIDTH)
-            lse = tl.load(LSE + line + row, mask=in_rows, other=0.0)
-            raw = dot(k, tl.trans(q), None, PRECISION) * scale  # [columns, rows]
-            scores, slope = capped(raw, softcap, CAP)
-            here = column.to(tl.int32)[:, None]
-            inside = (here >= first[None, :]) & (here < end[None, :])
-            scores = tl.where(inside, scores, -float("inf"))
-            weight = tl.exp(scores - tl.where(lse == -float("inf"), 0.0, lse)[None, :])
-            if D_V is not None:
-                d_v = dot(weight.to(o.dtype), o, d_v, PRECISION)
-            if D_K is not None:
-                kept = tl.load(D + line + row, mask=in_rows, other=0.0)
-                toward = dot(v, tl.trans(o), None, PRECISION) - kept[None, :]
-                d_scores = weight * toward
-                if CAP != 0:
-                    d_scores *= slope
-                d_k = dot(d_scores.to(q.dtype), q, d_k, PRECISION)
+            d_k, d_v = columns_tile(
+                d_k, d_v, k, v, q_base, o_base, LSE + line, D + line, FIRST + batch * interval_batch,
+                END + batch * interval_batch, column, start, q_row, o_row, n_rows, n_columns, scale, softcap, d, e,
+                WIDTH, VALUE_WIDTH, CAP, PRECISION, WITH_KEY, WITH_VALUE, BLOCK_M,
+            )  # fmt: skip
     if D_V is not None:
-        at = D_V + batch * dv_batch + group * dv_head + column[:, None] * dv_row + e[None, :]
+        at = D_V + batch * dv_batch + group * dv_head + column.to(tl.int64)[:, None] * dv_row + e[None, :]
         stored = in_columns[:, None] & (e < VALUE_WIDTH)[None, :]
         tl.store(at, (d_v * to_value).to(D_V.dtype.element_ty), mask=stored)
     if D_K is not None:
-        at = D_K + batch * dk_batch + group * dk_head + column[:, None] * dk_row + d[None, :]
+        at = D_K + batch * dk_batch + group * dk_head + column.to(tl.int64)[:, None] * dk_row + d[None, :]
         stored = in_columns[:, None] & (d < WIDTH)[None, :]
         tl.store(at, (d_k * (to_key * scale)).to(D_K.dtype.element_ty), mask=stored)
+
+
+@triton.jit
+def rows_tile(
+    d_q, q, o, K, V, lse, kept, first, end, start, k_row, v_row, n_columns, scale, softcap, d, e,
+    WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, CAP: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """d_q with what the columns from ``start`` on add; lse in units of log 2."""
+    n = tl.arange(0, BLOCK_N)
+    k = load_rows(K, start, k_row, n, d, n_columns, WIDTH, not MASKED)
+    v = load_rows(V, start, v_row, n, e, n_columns, VALUE_WIDTH, not MASKED)
+    scores, slope = scored(dot(q, tl.trans(k), None, PRECISION), scale, softcap, CAP)
+    if MASKED:
+        here = (start + n)[None, :]
+        scores = tl.where((here >= first[:, None]) & (here < end[:, None]), scores, -float("inf"))
+    d_scores = tl.exp2(scores - lse[:, None]) * (dot(o, tl.trans(v), None, PRECISION) - kept[:, None])
+    if CAP != 0:
+        d_scores *= slope
+    return dot(d_scores.to(k.dtype), k, d_q, PRECISION)
 
 
 @triton.jit
@@ -173,28 +242,27 @@ def attention_rows_kernel(
     first = tl.load(FIRST + batch * interval_batch + row, mask=in_rows, other=n_columns)
     end = tl.load(END + batch * interval_batch + row, mask=in_rows, other=0)
     line = tl.program_id(1).to(tl.int64) * n_rows + row
-    lse = tl.load(LSE + line, mask=in_rows, other=0.0)
+    lse = exponent(tl.load(LSE + line, mask=in_rows, other=0.0))
     kept = tl.load(D + line, mask=in_rows, other=0.0)
     d, e = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_E)
-    q = load_rows(Q + batch * q_batch + head * q_head, row * q_row, in_rows, d, WIDTH)
-    o = load_rows(O_GRAD + batch * o_batch + head * o_head, row * o_row, in_rows, e, VALUE_WIDTH)
+    m = tl.arange(0, BLOCK_M)
+    q = load_rows(Q + batch * q_batch + head * q_head, block * BLOCK_M, q_row, m, d, n_rows, WIDTH, False)
+    o = load_rows(O_GRAD + batch * o_batch + head * o_head, block * BLOCK_M, o_row, m, e, n_rows, VALUE_WIDTH, False)
     K += batch * k_batch + (head // per_group) * k_head
     V += batch * v_batch + (head // per_group) * v_head
     d_q = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    for start in range(tl.min(first) // BLOCK_N * BLOCK_N, tl.max(end), BLOCK_N):
-        column = tl.cast(start, tl.int64) + tl.arange(0, BLOCK_N)
-        in_columns = column < n_columns
-        k = load_rows(K, column * k_row, in_columns, d, WIDTH)
-        v = load_columns(V, column * v_row, in_columns, e, VALUE_WIDTH)
-        raw = dot(q, tl.trans(k), None, PRECISION) * scale
-        scores, slope = capped(raw, softcap, CAP)
-        here = column.to(tl.int32)[None, :]
-        inside = (here >= first[:, None]) & (here < end[:, None])
-        weight = weights(tl.where(inside, scores, -float("inf")), lse)
-        d_scores = weight * (dot(o, v, None, PRECISION) - kept[:, None])
-        if CAP != 0:
-            d_scores *= slope
-        d_q = dot(d_scores.to(k.dtype), k, d_q, PRECISION)
+    low, whole_from, whole_to, partial = seen_columns(first, end, in_rows, n_columns, BLOCK_N)
+    for start in range(whole_from, whole_to, BLOCK_N):
+        d_q = rows_tile(
+            d_q, q, o, K, V, lse, kept, first, end, start, k_row, v_row, n_columns, scale, softcap, d, e,
+            WIDTH, VALUE_WIDTH, CAP, PRECISION, False, BLOCK_N,
+        )  # fmt: skip
+    for index in range(0, partial):
+        start = partial_start(index, low, whole_from, whole_to, BLOCK_N)
+        d_q = rows_tile(
+            d_q, q, o, K, V, lse, kept, first, end, start, k_row, v_row, n_columns, scale, softcap, d, e,
+            WIDTH, VALUE_WIDTH, CAP, PRECISION, True, BLOCK_N,
+        )  # fmt: skip
     at = D_Q + batch * dq_batch + head * dq_head + row[:, None] * dq_row + d[None, :]
     stored = in_rows[:, None] & (d < WIDTH)[None, :]
     tl.store(at, (d_q * (to_query * scale)).to(D_Q.dtype.element_ty), mask=stored)
@@ -226,7 +294,10 @@ def attention_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """Gradients of q, k, v under the rule, None where its factor is 0; D [B, H, T] float32 is <grad, out>."""
     _check(q, k, v)
-    widths, launch, per_rows = (q.shape[3], v.shape[3]), _launch(COLUMNS, q, v), _launch(ROWS, q, v)
+    widths, capped = (q.shape[3], v.shape[3]), rule.softcap is not None
+    launch, per_rows = (
+        _launch(table, q, v) for table in ((COLUMNS_CAPPED, ROWS_CAPPED) if capped else (COLUMNS, ROWS))
+    )
     q, k, v = aligned(q), aligned(k), aligned(v)
     grad, target = aligned(grad.to(q.dtype)), target_of(q)
     (batch, heads, length), (groups, columns) = q.shape[:3], k.shape[1:3]
@@ -289,34 +360,42 @@ class _Rows:
 
 FORWARD: dict[str, tuple[Sizes, ...]] = {
     "interpreter": ((256, 16, 16, 4, 1),),
-    "sm_80 half": ((64, 128, 64, 8, 2), (128, 128, 32, 8, 2), (256, 64, 32, 8, 2)),
-    "sm_90 half": ((64, 128, 64, 8, 2), (128, 128, 32, 8, 2), (256, 64, 32, 8, 2)),
+    "sm_80 half": ((64, 128, 64, 8, 2), (128, 128, 32, 8, 2), (256, 64, 16, 4, 2)),
+    "sm_90 half": ((128, 64, 64, 4, 3), (256, 128, 32, 8, 2)),
     "gfx942 half": ((128, 64, 32, 4, 1), (256, 64, 32, 8, 1)),
     "sm_80 float32": ((64, 32, 32, 8, 2), (128, 32, 32, 4, 2)),
-    "sm_90 float32": ((64, 64, 32, 8, 2), (128, 32, 32, 8, 2)),
+    "sm_90 float32": ((64, 128, 32, 8, 2), (128, 32, 32, 8, 2)),
     "gfx942 float32": ((128, 64, 32, 4, 1),),
 }
-"""Chosen by compiling: the first that spills nothing, fits, and uses the tensor cores."""
+"""sm_90: the fastest on an H200 that spills nothing (`benchmarks.gpu_tuning`). Elsewhere chosen by compiling: the first
+that spills nothing, fits, and uses the tensor cores. Warps stack along the rows of what a program keeps (columns in
+`COLUMNS`), 16 each: more warps than that do the same work twice."""
 COLUMNS: dict[str, tuple[Sizes, ...]] = {
     "interpreter": ((256, 16, 16, 4, 1),),
-    "sm_80 half": ((128, 32, 64, 8, 2), (256, 64, 32, 8, 1)),
-    "sm_90 half": ((64, 64, 64, 8, 2), (128, 32, 64, 8, 2), (256, 16, 64, 8, 2)),
+    "sm_80 half": ((128, 32, 64, 4, 2), (256, 64, 32, 8, 1)),
+    "sm_90 half": ((64, 64, 64, 4, 3), (128, 32, 64, 4, 3), (256, 32, 128, 8, 2)),
     "gfx942 half": ((128, 32, 32, 4, 1), (256, 16, 32, 8, 1)),
     "sm_80 float32": ((128, 32, 16, 8, 2),),
-    "sm_90 float32": ((128, 32, 16, 8, 2),),
+    "sm_90 float32": ((32, 32, 64, 4, 2), (64, 32, 32, 4, 2), (128, 32, 16, 8, 2)),
     "gfx942 float32": ((128, 32, 32, 4, 1),),
 }
+COLUMNS_CAPPED = COLUMNS | {
+    "sm_80 half": ((64, 32, 64, 4, 2), (128, 32, 64, 8, 2), (256, 64, 32, 8, 1)),
+    "sm_90 half": ((64, 64, 64, 4, 3), (128, 32, 64, 4, 2), (256, 16, 64, 4, 3)),
+}
+"""With a softcap, whose slope takes registers."""
 APART = frozenset({("sm_90 half", 256)})
 """Where dk and dv together take more registers than there are: one launch each, the weights made twice."""
 ROWS: dict[str, tuple[Sizes, ...]] = {
     "interpreter": ((256, 16, 16, 4, 1),),
-    "sm_80 half": ((128, 64, 64, 8, 2), (256, 64, 32, 8, 2)),
-    "sm_90 half": ((128, 64, 64, 8, 2), (256, 64, 32, 8, 2)),
+    "sm_80 half": ((64, 128, 64, 8, 2), (128, 64, 32, 4, 2), (256, 64, 32, 8, 2)),
+    "sm_90 half": ((64, 64, 64, 4, 3), (128, 128, 64, 8, 3), (256, 128, 32, 8, 2)),
     "gfx942 half": ((128, 32, 32, 4, 1), (256, 16, 32, 4, 1)),
     "sm_80 float32": ((128, 16, 32, 4, 2),),
-    "sm_90 float32": ((32, 16, 32, 4, 2), (64, 32, 32, 8, 2), (128, 16, 32, 4, 2)),
+    "sm_90 float32": ((32, 64, 32, 4, 2), (64, 128, 32, 8, 2), (128, 16, 32, 4, 2)),
     "gfx942 float32": ((128, 32, 32, 4, 1),),
 }
+ROWS_CAPPED = ROWS | {"sm_90 half": ((64, 64, 64, 4, 3), (128, 128, 64, 8, 3), (256, 128, 16, 8, 2))}
 
 
 def _launch(table: dict[str, tuple[Sizes, ...]], q: Tensor, v: Tensor) -> Launch:

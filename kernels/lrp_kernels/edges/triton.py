@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,24 +36,31 @@ from lrp_kernels.launch import (
     sizes_for,
     target_of,
 )
-from lrp_kernels.tile import capped, masked, product, weights
+from lrp_kernels.tile import LOG2E, exponent, masked, product, scored
 
 GROUP = tl.constexpr(16)
 """Row blocks that share columns while these are in the cache."""
+BINS_ = tl.constexpr(BINS)
+LOW_BITS = tl.constexpr(40)
+"""A histogram's entry holds the number of edges above these bits, and in them the sum of what the bin leaves out of
+each edge, 16 bits: one atomic addition an edge. Neither overflows up to ``COUNTED`` edges."""
+COUNTED = (1 << 23) - 1
+COPIES = 64
+"""Of the histogram at most: tiles add to different ones, so that they seldom wait for one another."""
 
 
 @triton.jit
 def edge_tiles_kernel(
     Q, K, V, O_GRAD, K_CARRY, V_CARRY, LSE, D, UNIT, ROWS, FIRST, END, MASK, DIAGONAL,
-    DENSE, COUNT, LOW, FOUND, TARGET, SOURCE, WEIGHT, ROW_SUM, COLUMN_SUM,
+    DENSE, COUNT, FOUND, TARGET, SOURCE, WEIGHT, ROW_SUM, COLUMN_SUM,
     q_head, q_row, k_head, k_row, v_head, v_row, o_grad_head, o_grad_row,
     k_carry_head, k_carry_row, v_carry_head, v_carry_row, mask_head, mask_row,
-    n_rows, n_columns, row_blocks, column_blocks, heads, per_group, capacity,
+    n_rows, n_columns, row_blocks, column_blocks, first_tile, copies, heads, per_group, capacity,
     scale, softcap, value, key, at_least,
     WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, CHUNK: tl.constexpr, VALUE_CHUNK: tl.constexpr,
     CAP: tl.constexpr, KEY: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    number = tl.program_id(0).to(tl.int64)
+    number = first_tile + tl.program_id(0).to(tl.int64)
     band = number // (GROUP * column_blocks)
     size = tl.minimum(row_blocks - band * GROUP, GROUP)
     row_block = band * GROUP + number % (GROUP * column_blocks) % size
@@ -73,11 +81,11 @@ def edge_tiles_kernel(
         raw = product(
             q_at, row * q_row, in_rows, K + group * k_head, column * k_row, in_columns, WIDTH, CHUNK, PRECISION
         )
-        scores, slope = capped(raw * scale, softcap, CAP)
+        scores, slope = scored(raw, scale, softcap, CAP)
         if MASK is not None:
             mask_at = head * mask_head + row[:, None] * mask_row + column[None, :]
             scores = masked(scores, MASK, mask_at, in_rows[:, None] & in_columns[None, :])
-        weight = weights(scores, tl.load(LSE + line, mask=in_rows, other=0.0))
+        weight = tl.exp2(scores - exponent(tl.load(LSE + line, mask=in_rows, other=0.0))[:, None])
         toward = product(
             o_at,
             row * o_grad_row,
@@ -116,10 +124,9 @@ def edge_tiles_kernel(
         tl.store(DENSE + position[:, None] * n_columns + column[None, :], total, mask=inside)
     if COUNT is not None:
         bits = total.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-        seen = inside & (bits != 0)
-        one = tl.full((BLOCK_M, BLOCK_N), 1, tl.int64)
-        tl.atomic_add(COUNT + (bits >> 16), one, mask=seen, sem="relaxed")
-        tl.atomic_add(LOW + (bits >> 16), (bits & 0xFFFF).to(tl.int64), mask=seen, sem="relaxed")
+        copy = COUNT + (tl.program_id(0) % copies) * BINS_
+        added = (bits & 0xFFFF).to(tl.int64) + (tl.full((1, 1), 1, tl.int64) << LOW_BITS)
+        tl.atomic_add(copy + (bits >> 16), added, mask=inside & (bits != 0), sem="relaxed")
     if FOUND is not None:
         keep = (inside & (total != 0.0) & (tl.abs(total) >= at_least)).to(tl.int32)
         in_row = tl.sum(keep, 1)
@@ -155,7 +162,7 @@ def row_lse_kernel(
     first = tl.load(FIRST + row, mask=in_rows, other=n_columns)
     end = tl.load(END + row, mask=in_rows, other=0)
     if SINKS is not None:
-        highest = tl.full((BLOCK_M,), 0.0, tl.float32) + tl.load(SINKS + head).to(tl.float32)
+        highest = tl.full((BLOCK_M,), 0.0, tl.float32) + tl.load(SINKS + head).to(tl.float32) * LOG2E
         total = tl.full((BLOCK_M,), 1.0, tl.float32)
     else:
         highest = tl.full((BLOCK_M,), -float("inf"), tl.float32)
@@ -167,15 +174,15 @@ def row_lse_kernel(
             Q + head * q_head, row * q_row, in_rows, K + (head // per_group) * k_head, column * k_row, in_columns,
             WIDTH, CHUNK, PRECISION,
         )  # fmt: skip
-        scores, _ = capped(raw * scale, softcap, CAP)
+        scores, _ = scored(raw, scale, softcap, CAP)
         here = column.to(tl.int32)[None, :]
         inside = (here >= first[:, None]) & (here < end[:, None])
         scores = masked(scores, MASK, head * mask_head + row[:, None] * mask_row + column[None, :], inside)
         new = tl.maximum(highest, tl.max(scores, 1))
         shift = tl.where(new == -float("inf"), 0.0, new)
-        total = total * tl.exp(highest - shift) + tl.sum(tl.exp(scores - shift[:, None]), 1)
+        total = total * tl.exp2(highest - shift) + tl.sum(tl.exp2(scores - shift[:, None]), 1)
         highest = new
-    lse = highest + tl.log(tl.where(total == 0.0, 1.0, total))
+    lse = (highest + tl.log2(tl.where(total == 0.0, 1.0, total))) / LOG2E
     tl.store(LSE + head * n_rows + position, lse, mask=in_rows)
 
 
@@ -209,10 +216,9 @@ def edge_parts_kernel(
         q = tl.load(Q + head * q_head + row[:, None] * q_row + d[None, :], mask=in_d, other=0.0).to(tl.float32)
         k = tl.load(K + group * k_head + column[:, None] * k_row + d[None, :], mask=in_d, other=0.0).to(tl.float32)
         raw = tl.sum(q * k, 1)
-        scores, slope = capped(raw * scale, softcap, CAP)
+        scores, slope = scored(raw, scale, softcap, CAP)
         scores = masked(scores, MASK, head * mask_head + row * mask_row + column, inside)
-        lse = tl.load(LSE + head * n_rows + position, mask=listed, other=0.0)
-        weight = tl.exp(scores - tl.where(lse == -float("inf"), 0.0, lse))
+        weight = tl.exp2(scores - exponent(tl.load(LSE + head * n_rows + position, mask=listed, other=0.0)))
         o = tl.load(O_GRAD + head * o_grad_head + row[:, None] * o_grad_row + e[None, :], mask=in_e, other=0.0).to(
             tl.float32
         )
@@ -262,18 +268,25 @@ def edge_histogram(call: AttentionCall, rows: Tensor, diagonal: Tensor | None = 
     What the kernel adds up are integers: edges per bin, and the 16 bits that the bin leaves out. With the bin's own
     leading bits they give the sum of |A| exactly.
     """
-    count, low = call.D.new_zeros(2, BINS, dtype=torch.int64)
-    _Tiles(call, rows).make(call.k.shape[1], diagonal, COUNT=count, LOW=low)
+    count, low = _Tiles(call, rows).counted(call.k.shape[1], diagonal)
     return EdgeHistogram(count, mass_of_bins(count, low))
 
 
 def mass_of_bins(count: Tensor, low: Tensor) -> Tensor:
     """[BINS] float64 sum of |A| from the count and the summed low 16 bits of each bin's float32 numbers."""
-    bins = torch.arange(BINS, dtype=torch.int64, device=count.device)
+    leading, ulp = _bins(count.device)
+    return (count.double() * leading + low.double()) * ulp
+
+
+@cache
+def _bins(device: torch.device) -> tuple[Tensor, Tensor]:
+    """[BINS] float64 each: the leading bits of a bin's numbers, in units of their last place, and that unit."""
+    bins = torch.arange(BINS, dtype=torch.int64, device=device)
     exponent, leading = bins >> 7, (bins & 127) << 16
     leading = leading + (exponent > 0).long() * (1 << 23)  # the implicit bit of normal numbers
-    ulp = torch.ldexp(torch.ones(BINS, dtype=torch.float64, device=count.device), exponent.clamp(min=1) - 150)
-    return (count.double() * leading.double() + low.double()) * ulp
+    return leading.double(), torch.ldexp(
+        torch.ones(BINS, dtype=torch.float64, device=device), exponent.clamp(min=1) - 150
+    )
 
 
 def edge_list(
@@ -364,18 +377,45 @@ class _Tiles:
     def make(self, columns: int, diagonal: Tensor | None = None, **outputs: Any) -> None:
         """Run over all tiles of [rows, columns]; ``outputs`` say what is made of them."""
         launch = self._launch("FOUND" in outputs)
-        rows, size = blocks(len(self.rows), launch.blocks["BLOCK_M"]), blocks(columns, launch.blocks["BLOCK_N"])
-        names = ("DENSE", "COUNT", "LOW", "FOUND", "TARGET", "SOURCE", "WEIGHT", "ROW_SUM", "COLUMN_SUM")
-        given = {name: outputs.get(name) for name in names}
-        if diagonal is not None:
-            diagonal = diagonal.float().contiguous()
+        rows, size = self._tiles(launch, columns)
+        self._run(launch, range(rows * size), columns, diagonal, outputs)
+
+    def counted(self, columns: int, diagonal: Tensor | None) -> tuple[Tensor, Tensor]:
+        """[BINS] int64 each: non-zero edges, and the sum of the low 16 bits of their float32 numbers.
+
+        Tiles are counted a part at a time, as many as the copies of the histogram hold without overflow.
+        """
+        launch = self._launch(False)
+        rows, size = self._tiles(launch, columns)
+        number, a_copy = rows * size, COUNTED // (launch.blocks["BLOCK_M"] * launch.blocks["BLOCK_N"])
+        copies = max(1, min(COPIES, number))
+        count, low = self.D.new_zeros(2, BINS, dtype=torch.int64)
+        for first in range(0, number, copies * a_copy):
+            made = self.D.new_zeros(copies, BINS, dtype=torch.int64)
+            part = range(first, min(number, first + copies * a_copy))
+            self._run(launch, part, columns, diagonal, {"COUNT": made, "copies": copies})
+            count += (made >> LOW_BITS.value).sum(0)
+            low += (made & ((1 << LOW_BITS.value) - 1)).sum(0)
+        return count, low
+
+    def _tiles(self, launch: Launch, columns: int) -> tuple[int, int]:
+        return blocks(len(self.rows), launch.blocks["BLOCK_M"]), blocks(columns, launch.blocks["BLOCK_N"])
+
+    def _run(
+        self, launch: Launch, tiles: range, columns: int, diagonal: Tensor | None, outputs: Mapping[str, Any]
+    ) -> None:
+        """Run over some tiles, numbered as the kernel does."""
+        names = ("DENSE", "COUNT", "FOUND", "TARGET", "SOURCE", "WEIGHT", "ROW_SUM", "COLUMN_SUM")
+        rows, size = self._tiles(launch, columns)
         run(
             edge_tiles_kernel,
-            (rows * size,),
+            (len(tiles),),
             launch,
-            **self.arguments(), **given, DIAGONAL=diagonal,
-            n_columns=columns, row_blocks=rows, column_blocks=size,
-            capacity=outputs.get("capacity", 0), at_least=float(outputs.get("at_least", 0.0)),
+            **self.arguments(), **{name: outputs.get(name) for name in names},
+            DIAGONAL=None if diagonal is None else diagonal.float().contiguous(),
+            n_columns=columns, row_blocks=rows, column_blocks=size, first_tile=tiles.start,
+            copies=outputs.get("copies", 1), capacity=outputs.get("capacity", 0),
+            at_least=float(outputs.get("at_least", 0.0)),
         )  # fmt: skip
 
     def arguments(self) -> dict[str, Any]:
@@ -408,15 +448,16 @@ class _Tiles:
 
     def _launch(self, listed: bool) -> Launch:
         beside = any(x is not None for x in (self.mask, self.k_carry, self.v_carry))
-        table = PLAIN
-        if listed or beside or self.call.softcap is not None:
-            table = RICHEST if listed and beside else RICH
+        rich = beside or self.call.softcap is not None
+        table = (RICHEST if rich else LISTED) if listed else RICH if rich else PLAIN
         return tiles_launch(table, self.target, self.call.q.dtype, max(self.q.shape[2], self.v.shape[2]))
 
     def _lse(self) -> Tensor:
         call, columns = self.call, self.k.shape[1]
         lse = self.D.new_empty(call.heads, len(self.rows))
         launch, mask = self._launch(False), self.mask
+        if call.q.dtype == torch.float32 and mask is None and call.softcap is None:  # with 8 warps a width of 80 spills
+            launch = replace(launch, warps=4)
         run(
             row_lse_kernel,
             (blocks(len(self.rows), launch.blocks["BLOCK_M"]), call.heads),
@@ -443,14 +484,17 @@ PLAIN: dict[str, tuple[Sizes, ...]] = {
     "sm_90 float32": ((ANY, 64, 32, 8, 2),),
     "gfx942 float32": ((ANY, 64, 32, 4, 1),),
 }
-"""Blocks of the edge tiles and of the log-sum-exp. Chosen by compiling: the first that spills nothing and fits."""
+"""Blocks of the edge tiles and of the log-sum-exp. sm_90: the fastest on an H200 that spills nothing. Elsewhere chosen
+by compiling: the first that spills nothing and fits."""
 RICH = PLAIN | {
     "sm_80 half": ((128, 64, 32, 8, 2), (ANY, 64, 64, 8, 2)),
     "sm_90 half": ((ANY, 64, 64, 8, 2),),
 }
 """The same where more is kept beside the scores: a mask, a softcap, carried parts, positions in a list."""
+LISTED = RICH | {"sm_90 half": ((128, 128, 64, 8, 2), (ANY, 64, 64, 8, 2))}
+"""For a list alone."""
 RICHEST = RICH | {"sm_80 half": ((128, 64, 32, 8, 2), (ANY, 64, 32, 8, 1))}
-"""And for a list beside a mask or carried parts."""
+"""And for a list beside a mask, a softcap or carried parts."""
 
 
 def tiles_launch(table: Mapping[str, tuple[Sizes, ...]], target: Target, dtype: torch.dtype, width: int) -> Launch:

@@ -10,7 +10,7 @@ from dense import Dense, allowed, close, intervals, normal
 from lrp_kernels.attention.interval import Interval
 from lrp_kernels.edges import BIN_SHIFT, AttentionCall, streamed
 from lrp_kernels.edges import triton as kernels
-from lrp_kernels.launch import UnsupportedInput
+from lrp_kernels.launch import UnsupportedInput, run
 from torch import Tensor
 
 H, G, T, D, E = 4, 2, 35, 20, 24
@@ -124,6 +124,28 @@ def test_tiny_gradients_keep_their_digits_in_float16() -> None:
     small = 2.0**-20
     call = replace(call, o=call.o * small, D=call.D * small)
     close(kernels.edge_sums(call, SOME) / small, total(low)[SOME], total(exact)[SOME])
+
+
+def test_a_histogram_is_counted_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    call, *_ = make(torch.bfloat16)
+    whole, parts = kernels.edge_histogram(call, ALL), []
+    monkeypatch.setattr(kernels, "COPIES", 2)
+    monkeypatch.setattr(kernels, "COUNTED", 300)  # one tile a copy
+    monkeypatch.setattr(kernels, "run", lambda *a, **k: (parts.append(a[1]), run(*a, **k)))
+    found = kernels.edge_histogram(call, ALL)
+    assert len([grid for grid in parts if len(grid) == 1]) > 1
+    assert max(grid[0] for grid in parts if len(grid) == 1) == 2
+    assert torch.equal(found.count, whole.count)
+    assert torch.equal(found.mass, whole.mass)
+
+
+def test_entries_of_a_histogram_do_not_overflow() -> None:
+    """The most edges that a copy takes, each with all low bits set."""
+    low = kernels.COUNTED * 0xFFFF
+    entry = (kernels.COUNTED << kernels.LOW_BITS.value) + low
+    assert entry < 2**63
+    assert entry >> kernels.LOW_BITS.value == kernels.COUNTED
+    assert entry & ((1 << kernels.LOW_BITS.value) - 1) == low
 
 
 @pytest.mark.parametrize(("mask", "rows"), [("causal", ALL), ("right padding", SOME)])
