@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from textwrap import fill
 from typing import Any
 
 from benchmarks.gpu_timings import PEERS
@@ -19,7 +20,8 @@ def page(facts: Mapping[str, Any]) -> str:
     rows, chip = facts["rows"], chip_of(facts["device"])
     return PAGE_TEXT.format(
         ceilings="\n".join(_ceilings(rows)), kernels="\n".join(_kernels(rows)), models="\n".join(_models(rows)),
-        checks="\n".join(_checks(facts["checks"])), chip=chip.name, peak=f"{chip.peak / 1e12:,.0f}",
+        checks="\n".join(_checks(facts["checks"])), remark=fill(facts.get("remark", ""), 120),
+        launches="\n".join(_launches(facts.get("launches", []))), chip=chip.name, peak=f"{chip.peak / 1e12:,.0f}",
         bandwidth=f"{chip.bandwidth / 1e12:.2f}", **{name: facts[name] for name in NAMED},
     )  # fmt: skip
 
@@ -52,6 +54,16 @@ def _kernels(rows: list[Row]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
+def _launches(rows: list[Row]) -> Iterator[str]:
+    yield "| kernel | head | dtype | launch before | ms | launch now | ms | of before |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        before, now = row["before_seconds"], row["now_seconds"]
+        launches = (", ".join(map(str, row[name])) for name in ("before", "now"))
+        first, second = (f"{launch} | {took * 1e3:.2f}" for launch, took in zip(launches, (before, now), strict=True))
+        yield f"| {row['kernel']} | {row['width']} | {row['dtype']} | {first} | {second} | {now / before:.2f} |"
+
+
 def _models(rows: list[Row]) -> Iterator[str]:
     yield "| model | tokens | step | s | of forward and backward | times the least | predicted | peak, GB |"
     yield "|---|---|---|---|---|---|---|---|"
@@ -82,9 +94,11 @@ def _checks(checks: list[Row]) -> Iterator[str]:
 
 PAGE_TEXT = """# On a GPU
 
-What the kernels and whole explanations take on a GPU: {device}, torch {torch}, triton {triton}, Python {python}, commit
-{commit}. This page is written by `{command}`, which checks every kernel first and times nothing if a check fails.
-`pytest tests/gpu` compares families, questions and memory budgets with float64 on the CPU.
+What the kernels and whole explanations take on a GPU: {device}, torch {torch}, triton {triton}, Python {python},
+commit {commit}. This page is written by `{command}`, which checks every kernel first and times nothing if a
+check fails. `pytest tests/gpu` compares families, questions and memory budgets with float64 on the CPU.
+
+{remark}
 
 The least time is the larger of FLOPs / {peak} TFLOP/s (bf16) and bytes / {bandwidth} TB/s, as its maker states them
 for the {chip}; each tensor read once, each result written once, causal halves skipped ([kernels.md](kernels.md)).
@@ -104,13 +118,21 @@ backward pass makes five products where ours, in two kernels, makes seven.
 Short kernels are bound by the host: a launch from Python costs some 50 µs, which at 1,536 tokens is all there is, and
 which norms and relevance do not leave behind at 12,288. Attention stays behind torch's, which is written for this chip
 in CUDA (copies by the tensor memory accelerator, warps that specialise); ours gives what torch's does not have: the
-log-sum-exp, intervals, softcaps, sinks, and rules. What the first run taught:
+log-sum-exp, intervals, softcaps, sinks, and rules.
 
-- Warps stack along the rows of what a program keeps, 16 rows each. Launches chosen by compiling alone had twice as many
-  warps as that: nothing spilled, and everything was done twice (2 to 3 times the time).
-- One 64-bit atomic addition an edge to one of 64 copies of the histogram, where two additions to a single copy took
-  three quarters of its time.
-- exp2 in place of exp, addresses made once, masks only on tiles that need them: a sixth to a third of attention.
+## Launches
+
+What `python -m benchmarks.gpu_tuning` is for: rows, columns, warps, stages. Launches that had been chosen by compiling
+alone, without spills, and what a GPU chose among those without spills. Backward is dk, dv and dq, with the same launch
+for dk and dv.
+
+{launches}
+
+- Warps stack along the rows of what a program keeps, 16 rows each. Launches with more warps than that spill nothing and
+  do everything twice: no compiler says so.
+- A launch that spills 856 bytes a thread took 1.97 ms for dk and dv with heads of 128, the best without spills 2.10. The
+  rule against spills stays: what costs little on one chip may cost much on another.
+- The histogram, same launch: one 64-bit addition an edge to one of 64 copies, where there had been two to one copy.
 
 ## Whole models
 
