@@ -130,8 +130,8 @@ for dk and dv.
 
 - Warps stack along the rows of what a program keeps, 16 rows each. Launches with more warps than that spill nothing and
   do everything twice: no compiler says so.
-- A launch that spills 856 bytes a thread took 1.97 ms for dk and dv with heads of 128, the best without spills 2.10. The
-  rule against spills stays: what costs little on one chip may cost much on another.
+- A launch that spills 856 bytes a thread took 1.97 ms for dk and dv with heads of 128, the best without spills 2.10.
+  The rule against spills stays: what costs little on one chip may cost much on another.
 - The histogram, same launch: one 64-bit addition an edge to one of 64 copies, where there had been two to one copy.
 
 ## Whole models
