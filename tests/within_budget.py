@@ -18,7 +18,7 @@ from lrp_hooks import LogitDiff, instrument
 
 TOKENS, FEW_TOKENS = 2048, 64
 SIZES = {
-    "vocab_size": 256, "hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4,
+    "vocab_size": 32_768, "hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": TOKENS, "num_hidden_layers": 4,
 }  # fmt: skip
 TARGET = LogitDiff(3, 5)
@@ -52,6 +52,7 @@ def main() -> None:
     ids = torch.randint(0, 256, (1, TOKENS))
     with instrument(model) as lrp:
         memory = lrp.checkpointing
+        memory.can_offload = True  # as in a trace
         needed = {
             "offloaded": memory.offloaded_bytes(1, TOKENS),
             "checkpointed": memory.checkpointed_bytes(1, TOKENS),

@@ -44,8 +44,12 @@ def verify(lrp: Instrumentation, untouched: Tensor, unknown: Unknown) -> tuple[f
     """
     clock, saved = ModuleClock(), SavedBytes(lrp.model)
     inputs = probe_inputs(lrp.model)
-    with lrp.checkpointing.using(False), torch.enable_grad(), clock.watching(lrp.model), saved.measuring():
-        logits = lrp.skeleton.output.of(lrp.model(**inputs))
+    last = lrp.skeleton.blocks[-1][1].register_forward_hook(lambda *_: saved.blocks_done())
+    try:
+        with lrp.checkpointing.using(False), torch.enable_grad(), clock.watching(lrp.model), saved.measuring():
+            logits = lrp.skeleton.output.of(lrp.model(**inputs))
+    finally:
+        last.remove()
     _tell_sizes(lrp, saved, _tokens(inputs))
     error = _value_error(lrp, inputs, logits.detach(), untouched)
     accepted = _claim(lrp, find_unclaimed(lrp, logits, clock), unknown) if lrp.composite.is_lrp else []
@@ -77,7 +81,8 @@ def _value_error(lrp: Instrumentation, inputs: dict[str, Tensor], logits: Tensor
 def _tell_sizes(lrp: Instrumentation, saved: SavedBytes, tokens: int) -> None:
     """What checkpointing decides by."""
     decisions = lrp.checkpointing
-    decisions.bytes_per_token = saved.total / tokens
+    decisions.bytes_per_token = saved.inside / tokens
+    decisions.logit_bytes = (saved.total - saved.inside) / tokens
     decisions.heads_bytes = _pair_bytes(lrp)
     decisions.stream_bytes = _stream_bytes(lrp)
     decisions.blocks = len(lrp.skeleton.blocks)

@@ -44,6 +44,7 @@ class Checkpointing:
         mode: True, False or "auto".
         budget: bytes that activations may take, or None for what the device has free.
         bytes_per_token: activation bytes that one token leaves behind in all blocks together, as measured on a probe.
+        logit_bytes: bytes that the logits of one position leave behind; a trace has them at one, else all have them.
         heads_bytes: bytes per query-key pair over all blocks for attention that builds its weights (eager); else 0.
         stream_bytes: bytes of one token at one residual point.
         blocks: how many there are.
@@ -56,6 +57,7 @@ class Checkpointing:
     mode: Mode
     budget: int | None = None
     bytes_per_token: float = 0.0
+    logit_bytes: float = 0.0
     heads_bytes: float = 0.0
     stream_bytes: float = 0.0
     blocks: int = 1
@@ -136,17 +138,23 @@ class Checkpointing:
 
     def whole_bytes(self, batch: int, length: int) -> float:
         """The inside of all blocks, and the gradients inside one."""
-        return self.block_bytes(batch, length) * (self.blocks + TWICE - 1)
+        inside = self.block_bytes(batch, length) * (self.blocks + TWICE - 1)
+        return inside + self._logits(batch, 1 if self.can_offload else length)
 
     def checkpointed_bytes(self, batch: int, length: int) -> float:
         """The residual stream at every point and the inside of one block."""
-        points = self.blocks + 1
-        return batch * length * self.stream_bytes * points + TWICE * self.block_bytes(batch, length)
+        return self._streams(batch, length, self.blocks + 1) + self._logits(batch, 1 if self.can_offload else length)
 
     def offloaded_bytes(self, batch: int, length: int) -> float:
-        """The same with all residual streams elsewhere but those in use."""
-        points = min(LIVE_POINTS, self.blocks + 1)
+        """The same, in a trace, with all residual streams elsewhere but those in use."""
+        return self._streams(batch, length, min(LIVE_POINTS, self.blocks + 1)) + self._logits(batch, 1)
+
+    def _streams(self, batch: int, length: int, points: int) -> float:
         return batch * length * self.stream_bytes * points + TWICE * self.block_bytes(batch, length)
+
+    def _logits(self, batch: int, positions: int) -> float:
+        """What logits leave behind, and its gradients."""
+        return TWICE * batch * positions * self.logit_bytes
 
     def room(self, device: torch.device) -> float:
         """Bytes for work beside what a backward pass holds: a share of what is free, at most the budget."""
@@ -200,7 +208,11 @@ class SavedBytes:
 
     def __init__(self, model: nn.Module):
         self._known = {s.data_ptr() for p in model.parameters() for s in storages(p)}
-        self.total = 0
+        self.total = self.inside = 0
+
+    def blocks_done(self) -> None:
+        """What is saved from here on belongs to the head; ``inside``: what was saved before."""
+        self.inside = self.total
 
     def measuring(self) -> torch.autograd.graph.saved_tensors_hooks:
         return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda x: x)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from families import SIZES as FAMILY
 from families import build, inputs, reinitialise
+from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from lrp_hooks import LogitDiff, instrument
@@ -34,7 +35,7 @@ def test_a_budget_turns_checkpointing_on_and_changes_no_result() -> None:
     model, ids = build("llama"), inputs("llama")
     with instrument(model) as lrp:
         free = lrp.trace(input_ids=ids).attribute(CONTRAST)
-        memory = lrp.checkpointing
+        memory = as_in_a_trace(lrp)
         whole, least = memory.whole_bytes(1, 12), memory.checkpointed_bytes(1, 12)
         assert not memory.active
         assert least < whole
@@ -60,6 +61,26 @@ def test_the_measured_peak_stays_within_the_budget() -> None:
     for row in rows:
         assert row["constant"] < row["budget"] / 2
         assert row["budget"] / 2 < row["added"] <= row["budget"] + row["constant"]
+
+
+def as_in_a_trace(lrp: Any) -> Checkpointing:
+    """What checkpointing goes by there: logits at one position, saved tensors that can be moved away."""
+    memory: Checkpointing = lrp.checkpointing
+    memory.can_offload = True
+    return memory
+
+
+def test_logits_count_at_one_position_in_a_trace_and_at_all_outside() -> None:
+    needed, words = {}, {"few": 64, "many": 8192}
+    for name, vocabulary in words.items():
+        config = AutoConfig.for_model("llama", **{**FAMILY, "vocab_size": vocabulary})
+        with instrument(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()) as lrp:
+            outside = lrp.checkpointing.whole_bytes(1, 100)
+            needed[name] = outside, as_in_a_trace(lrp).whole_bytes(1, 100), lrp.checkpointing.offloaded_bytes(1, 100)
+    more = 4 * (words["many"] - words["few"])
+    outside, inside, least = (many - few for many, few in zip(needed["many"], needed["few"], strict=True))
+    assert outside >= 100 * more
+    assert more <= inside == least <= 4 * more
 
 
 def test_the_stream_is_measured_right() -> None:
@@ -97,7 +118,7 @@ def test_chunks_of_copies_follow_the_budget(monkeypatch: pytest.MonkeyPatch) -> 
 
 def tight(lrp: Any, length: int) -> int:
     """A budget for which even the residual streams are too much."""
-    memory = lrp.checkpointing
+    memory = as_in_a_trace(lrp)
     least, streams = memory.offloaded_bytes(1, length), memory.checkpointed_bytes(1, length)
     assert least < streams
     return int((least + streams) / 2)
@@ -105,8 +126,6 @@ def tight(lrp: Any, length: int) -> int:
 
 def deep(layers: int = 8) -> Any:
     """Deep enough for streams to outweigh one block's inside."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     config = AutoConfig.for_model("llama", **{**FAMILY, "num_hidden_layers": layers})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval()
     reinitialise(model)
