@@ -294,10 +294,10 @@ def attention_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """Gradients of q, k, v under the rule, None where its factor is 0; D [B, H, T] float32 is <grad, out>."""
     _check(q, k, v)
-    widths, capped = (q.shape[3], v.shape[3]), rule.softcap is not None
-    launch, per_rows = (
-        _launch(table, q, v) for table in ((COLUMNS_CAPPED, ROWS_CAPPED) if capped else (COLUMNS, ROWS))
-    )
+    widths = q.shape[3], v.shape[3]
+    frugal = rule.softcap is not None or widths[0] != widths[1]
+    tables = (COLUMNS_FRUGAL, ROWS_FRUGAL) if frugal else (COLUMNS, ROWS)
+    launch, per_rows = (_launch(table, q, v) for table in tables)
     q, k, v = aligned(q), aligned(k), aligned(v)
     grad, target = aligned(grad.to(q.dtype)), target_of(q)
     (batch, heads, length), (groups, columns) = q.shape[:3], k.shape[1:3]
@@ -363,7 +363,7 @@ FORWARD: dict[str, tuple[Sizes, ...]] = {
     "sm_80 half": ((64, 128, 64, 8, 2), (128, 128, 32, 8, 2), (256, 64, 16, 4, 2)),
     "sm_90 half": ((128, 64, 64, 4, 3), (256, 128, 32, 8, 2)),
     "gfx942 half": ((128, 64, 32, 4, 1), (256, 64, 32, 8, 1)),
-    "sm_80 float32": ((64, 32, 32, 8, 2), (128, 32, 32, 4, 2)),
+    "sm_80 float32": ((64, 32, 32, 8, 2), (128, 32, 16, 4, 2)),
     "sm_90 float32": ((64, 128, 32, 8, 2), (128, 32, 32, 8, 2)),
     "gfx942 float32": ((128, 64, 32, 4, 1),),
 }
@@ -379,11 +379,11 @@ COLUMNS: dict[str, tuple[Sizes, ...]] = {
     "sm_90 float32": ((32, 32, 64, 4, 2), (64, 32, 32, 4, 2), (128, 32, 16, 8, 2)),
     "gfx942 float32": ((128, 32, 32, 4, 1),),
 }
-COLUMNS_CAPPED = COLUMNS | {
+COLUMNS_FRUGAL = COLUMNS | {
     "sm_80 half": ((64, 32, 64, 4, 2), (128, 32, 64, 8, 2), (256, 64, 32, 8, 1)),
     "sm_90 half": ((64, 64, 64, 4, 3), (128, 32, 64, 4, 2), (256, 16, 64, 4, 3)),
 }
-"""With a softcap, whose slope takes registers."""
+"""With a softcap, whose slope takes registers, or values narrower than queries."""
 APART = frozenset({("sm_90 half", 256)})
 """Where dk and dv together take more registers than there are: one launch each, the weights made twice."""
 ROWS: dict[str, tuple[Sizes, ...]] = {
@@ -395,7 +395,7 @@ ROWS: dict[str, tuple[Sizes, ...]] = {
     "sm_90 float32": ((32, 64, 32, 4, 2), (64, 128, 32, 8, 2), (128, 16, 32, 4, 2)),
     "gfx942 float32": ((128, 32, 32, 4, 1),),
 }
-ROWS_CAPPED = ROWS | {"sm_90 half": ((64, 64, 64, 4, 3), (128, 128, 64, 8, 3), (256, 128, 16, 8, 2))}
+ROWS_FRUGAL = ROWS | {"sm_90 half": ((64, 64, 64, 4, 3), (128, 128, 64, 8, 3), (256, 128, 16, 8, 2))}
 
 
 def _launch(table: dict[str, tuple[Sizes, ...]], q: Tensor, v: Tensor) -> Launch:

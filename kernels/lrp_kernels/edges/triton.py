@@ -493,7 +493,10 @@ RICH = PLAIN | {
 """The same where more is kept beside the scores: a mask, a softcap, carried parts, positions in a list."""
 LISTED = RICH | {"sm_90 half": ((128, 128, 64, 8, 2), (ANY, 64, 64, 8, 2))}
 """For a list alone."""
-RICHEST = RICH | {"sm_80 half": ((128, 64, 32, 8, 2), (ANY, 64, 32, 8, 1))}
+RICHEST = RICH | {
+    "sm_80 half": ((128, 64, 32, 8, 2), (ANY, 64, 32, 8, 1)),
+    "sm_90 half": ((128, 64, 64, 8, 2), (ANY, 64, 64, 8, 1)),
+}
 """And for a list beside a mask, a softcap or carried parts."""
 
 
