@@ -42,6 +42,7 @@ class Recorder:
 
     def __init__(self, model: nn.Module, skeleton: Skeleton, tape: Tape, checkpointing: Checkpointing):
         self.model, self.skeleton, self.tape, self.checkpointing = model, skeleton, tape, checkpointing
+        self._modules = tuple(model.modules())  # walking the tree takes an eighth of a short forward
 
     def open(self, keep: Keep) -> None:
         """Opens a record for each forward. Before the rules: it is open while every other hook runs."""
@@ -98,7 +99,7 @@ class Recorder:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not torch.is_grad_enabled():
             return None
-        if any(module.training for module in self.model.modules()):
+        if any(module.training for module in self._modules):
             raise InstrumentError("the model was put in training mode while instrumented. do: model.eval()")
         kwargs = _named(module, args, kwargs)
         self._check(kwargs)
