@@ -47,8 +47,11 @@ class Pruning:
 
     def rows(self, relevance: Tensor, value: float) -> Tensor:
         """Indices of the target tokens whose rows are made, ascending."""
-        size = relevance.abs()
-        unit = {"logits": 1.0, "value": abs(value), "layer": float(size.sum())}[self.node_unit]
+        size, unit = relevance.abs(), 1.0
+        if self.node_unit == "value":
+            unit = abs(value)
+        elif self.node_unit == "layer":
+            unit = float(size.sum())
         return torch.nonzero(size > self.node_threshold * unit).flatten()
 
     def describe(self) -> str:
@@ -101,9 +104,10 @@ class GraphBuilder:
                     self.details[step] = no_attention(len(self.kept[step].weight))
 
     def _nodes(self, point: float) -> Tensor:
-        """Relevance of the graph's columns at a point."""
+        """Relevance of the graph's columns at a point, on the CPU: one wait for a GPU, where each number that is looked
+        at would be one."""
         scores = self.scores(point)
-        return scores if self.grouping is None else self.grouping.sums(scores)
+        return (scores if self.grouping is None else self.grouping.sums(scores)).cpu()
 
     def stream(
         self,
@@ -122,7 +126,7 @@ class GraphBuilder:
         else:
             tokens = torch.nonzero(self.scores(step.above)).flatten()
             sums = self.grouping.edge_sums(row_blocks(tokens))
-            blocks = RowBlocks((rows,) if len(rows) else (), lambda wanted: sums[wanted])
+            blocks = RowBlocks((rows.to(sums.device),) if len(rows) else (), lambda wanted: sums[wanted])
             self._store(step, self._pruned(blocks), above, rows)
 
     def _pruned(self, edges: RowBlocks | TiledEdges) -> KeptEdges:
@@ -170,7 +174,7 @@ class GraphBuilder:
         details = [self.details[step] for step in steps] if self.detail else []
         detail = EdgeDetail(*(joined([getattr(d, name) for d in details]) for name in DETAIL)) if details else None
         return AttributionGraph(
-            relevance=torch.stack([self._nodes(point) for point in self.plan.points]).float().cpu(),
+            relevance=torch.stack([self._nodes(point) for point in self.plan.points]).float(),
             below=rows("below"),
             above=rows("above"),
             source=joined([e.source for e in edges]),

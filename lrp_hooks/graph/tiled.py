@@ -13,6 +13,9 @@ from torch import Tensor
 from lrp_hooks.graph.prune import Columns, Histogram, KeptEdges, above, kept_edges, settle
 from lrp_hooks.ops import BIN_SHIFT, AttentionCall, EdgeHistogram, edge_histogram, edge_list
 
+ON_THE_CPU = 1 << 18
+"""Listed edges up to which the CPU is as quick as a GPU, which it need not wait for."""
+
 
 @dataclass(frozen=True, eq=False)
 class TiledEdges:
@@ -27,12 +30,16 @@ class TiledEdges:
     diagonal: Tensor
 
     def histogram(self) -> EdgeHistogram:
-        return edge_histogram(self.call, self.rows, self.diagonal)
+        """On the CPU, in one copy: what is read off it costs no further wait for the GPU."""
+        made = edge_histogram(self.call, self.rows, self.diagonal)
+        count, mass = torch.stack((made.count.double(), made.mass)).cpu()
+        return EdgeHistogram(count.long(), mass)
 
     def listed(self, at_least: float, expected: int) -> Columns:
-        """Non-zero edges with |A| >= ``at_least``; ``expected``: about how many."""
+        """Non-zero edges with |A| >= ``at_least``, on the CPU if they are few; ``expected``: about how many."""
         found = edge_list(self.call, self.rows, self.diagonal, at_least=at_least, expected=expected)
-        return found.target, found.source, found.weight
+        columns = found.target, found.source, found.weight
+        return columns if len(found.weight) > ON_THE_CPU else (columns[0].cpu(), columns[1].cpu(), columns[2].cpu())
 
 
 def tiles_above(edges: TiledEdges, threshold: float) -> KeptEdges:
