@@ -20,9 +20,9 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 HEADS, GROUPS, TOKENS, ODD = 16, 8, 4096, 4099
 """Query heads, key heads and length; the length that nothing divides."""
 
-WIDTHS = (16, 32, 64, 72, 80, 96, 112, 128, 160, 192, 256)
+WIDTHS = (16, 32, 48, 64, 72, 80, 96, 112, 128, 160, 192, 256)
 """Head dimensions of attention in bfloat16: each power of two that they are padded to, and those of known models; 72 is
-padded to 80."""
+padded to 80, 40 to 48."""
 FEWER_WIDTHS = (16, 32, 64, 80, 96, 128, 256)
 """In float32, in float16, which compiles to what bfloat16 does but for the instruction's type, and of edges."""
 LISTED_WIDTHS, FEWER_LISTED_WIDTHS = (64, 128, 192, 256), (64, 128, 256)
