@@ -164,6 +164,11 @@ def aligned(x: Tensor) -> Tensor:
     return torch.nn.functional.pad(x, (0, missing)) if missing else rows_dense(x)
 
 
+def near(x: Tensor) -> Tensor:
+    """``x`` with rows (the dimension before the last) so close that a tile's offsets fit in 32 bits."""
+    return x if x.stride(-2) < 1 << 23 else x.contiguous()  # tiles have up to 128 rows
+
+
 def power_of_two(n: int, least: int = 16) -> int:
     """The smallest power of two that is not below n, nor below ``least``."""
     return max(least, 1 << (n - 1).bit_length())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from lrp_kernels.attention import AttentionRule, Interval, attention
+from lrp_kernels.launch import near
 from lrp_kernels.rows import BLOCK_BYTES, FEW_ROWS, FEWEST_ROWS, LARGEST_BYTES, rows_at_once
 from torch import Tensor
 
@@ -119,3 +120,12 @@ def test_row_blocks_fit_the_cache_and_are_never_a_few_rows_without_need(heads: i
         else:
             assert size == FEWEST_ROWS or held <= LARGEST_BYTES
             assert size == FEW_ROWS or held + 4 * heads * columns > LARGEST_BYTES
+
+
+def test_rows_far_apart_are_brought_together() -> None:
+    """A tile's offsets are 32 bits wide: 128 rows times the distance of two."""
+    close = torch.empty_strided((1, 2, 9, 16), (0, 16, 32, 1), device="meta")
+    apart = torch.empty_strided((1, 2, 9, 16), (0, 16, 1 << 24, 1), device="meta")
+    assert near(close) is close
+    assert near(apart).stride() == (288, 144, 16, 1)
+    assert 128 * max(x.stride(-2) for x in (near(close), near(apart))) < 2**31

@@ -24,6 +24,7 @@ from lrp_kernels.launch import (
     aligned,
     blocks,
     check_dtype,
+    near,
     power_of_two,
     run,
     sizes_for,
@@ -274,7 +275,7 @@ def attention_forward(
     """out [B, H, T, e] (as a view of [B, T, H, e], the layout that models go on with) and lse [B, H, T] float32."""
     _check(q, k, v)
     launch, width = _launch(FORWARD, q, v), v.shape[3]
-    q, k, v = aligned(q), aligned(k), aligned(v)
+    q, k, v = (near(aligned(x)) for x in (q, k, v))
     batch, heads, length, _ = q.shape
     out = q.new_empty(batch, length, heads, v.shape[3]).transpose(1, 2)
     lse = q.new_empty(batch, heads, length, dtype=torch.float32)
@@ -298,8 +299,8 @@ def attention_backward(
     frugal = rule.softcap is not None or widths[0] != widths[1]
     tables = (COLUMNS_FRUGAL, ROWS_FRUGAL) if frugal else (COLUMNS, ROWS)
     launch, per_rows = (_launch(table, q, v) for table in tables)
-    q, k, v = aligned(q), aligned(k), aligned(v)
-    grad, target = aligned(grad.to(q.dtype)), target_of(q)
+    q, k, v = (near(aligned(x)) for x in (q, k, v))
+    grad, target = near(aligned(grad.to(q.dtype))), target_of(q)
     (batch, heads, length), (groups, columns) = q.shape[:3], k.shape[1:3]
     # laid out like [B, T, H, d], as the projections that they flow into
     dq, dk, dv = (x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2) for x in (q, k, v))
@@ -362,19 +363,19 @@ FORWARD: dict[str, tuple[Sizes, ...]] = {
     "interpreter": ((256, 16, 16, 4, 1),),
     "sm_80 half": ((64, 128, 64, 8, 2), (128, 128, 32, 8, 2), (256, 64, 16, 4, 2)),
     "sm_90 half": ((128, 64, 64, 4, 3), (256, 128, 32, 8, 2)),
-    "gfx942 half": ((128, 64, 32, 4, 1), (256, 64, 32, 8, 1)),
+    "gfx942 half": ((128, 128, 32, 4, 1), (256, 64, 32, 4, 1)),
     "sm_80 float32": ((64, 32, 32, 8, 2), (128, 32, 16, 4, 2)),
     "sm_90 float32": ((64, 128, 32, 8, 2), (128, 32, 32, 8, 2)),
     "gfx942 float32": ((128, 64, 32, 4, 1),),
 }
 """sm_90: the fastest on an H200 that spills nothing (`benchmarks.gpu_tuning`). Elsewhere chosen by compiling: the first
-that spills nothing, fits, and uses the tensor cores. Warps stack along the rows of what a program keeps (columns in
-`COLUMNS`), 16 each: more warps than that do the same work twice."""
+that spills nothing, fits, and uses the tensor cores. In half precision warps stack along the rows of what a program
+keeps (columns in `COLUMNS`), 16 each, 32 on gfx942: more warps than that do the same work twice."""
 COLUMNS: dict[str, tuple[Sizes, ...]] = {
     "interpreter": ((256, 16, 16, 4, 1),),
     "sm_80 half": ((128, 32, 64, 4, 2), (256, 64, 32, 8, 1)),
     "sm_90 half": ((64, 64, 64, 4, 3), (128, 32, 64, 4, 3), (256, 32, 128, 8, 2)),
-    "gfx942 half": ((128, 32, 32, 4, 1), (256, 16, 32, 8, 1)),
+    "gfx942 half": ((128, 32, 128, 4, 1), (256, 16, 64, 4, 1)),
     "sm_80 float32": ((128, 32, 16, 8, 2),),
     "sm_90 float32": ((32, 32, 64, 4, 2), (64, 32, 32, 4, 2), (128, 32, 16, 8, 2)),
     "gfx942 float32": ((128, 32, 32, 4, 1),),
@@ -390,7 +391,7 @@ ROWS: dict[str, tuple[Sizes, ...]] = {
     "interpreter": ((256, 16, 16, 4, 1),),
     "sm_80 half": ((64, 128, 64, 8, 2), (128, 64, 32, 4, 2), (256, 64, 32, 8, 2)),
     "sm_90 half": ((64, 64, 64, 4, 3), (128, 128, 64, 8, 3), (256, 128, 32, 8, 2)),
-    "gfx942 half": ((128, 32, 32, 4, 1), (256, 16, 32, 4, 1)),
+    "gfx942 half": ((128, 128, 32, 4, 1), (256, 64, 16, 4, 1)),
     "sm_80 float32": ((128, 16, 32, 4, 2),),
     "sm_90 float32": ((32, 64, 32, 4, 2), (64, 128, 32, 8, 2), (128, 16, 32, 4, 2)),
     "gfx942 float32": ((128, 32, 32, 4, 1),),
