@@ -29,6 +29,7 @@ from lrp_hooks.ops import (
     relevance_sum,
     row_blocks,
 )
+from lrp_hooks.patching.implementation import implementation, is_causal
 from lrp_hooks.recording.records import Parked
 
 TILED_BYTES = 1 << 26
@@ -189,22 +190,6 @@ def _with_positions(mask: Tensor | None, bias: Tensor | None, row: int) -> Tenso
     return bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
 
 
-def is_causal(module: Any, options: dict[str, Any]) -> bool:
-    """Whether an attention call without a mask lets tokens see only earlier ones, as transformers decides it.
-
-    Its eager functions never do; the others go by the keyword, then by the module's own flag.
-    """
-    if _base(module) == "eager":
-        return False
-    causal = options.get("is_causal")
-    return bool(getattr(module, "is_causal", True) if causal is None else causal)
-
-
-def _base(module: Any) -> str:
-    """Name of the model's attention implementation; empty for attention outside the interface."""
-    return str(getattr(getattr(module, "config", None), "_lrp_hooks_base", ""))
-
-
 def _windowed_kernel(module: Any) -> bool:
     """Whether the attention kernel applies the window itself, from a keyword, without showing a mask."""
-    return _base(module) not in ("sdpa", "eager")
+    return implementation(module) not in ("sdpa", "eager")

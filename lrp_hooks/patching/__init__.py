@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Protocol
 from torch import nn
 
 from lrp_hooks.errors import InstrumentedCopyError, UnsupportedModelError
+from lrp_hooks.patching.implementation import implementation, remember
 from lrp_hooks.patching.masks import make_mask
 
 Forward = Callable[..., Any]
@@ -142,7 +143,7 @@ def redirect_attention(module: nn.Module, replacement: Forward) -> Handle:
     ``module.config._attn_implementation`` at call time.
     """
     config = _own_config(module)
-    base = _base_attention(module, config._lrp_hooks_base)
+    base = _base_attention(module, implementation(config))
     config._lrp_hooks_call = _AttentionCall(base, replacement)
     return AttributeHandle(module, "config", config)
 
@@ -163,7 +164,7 @@ def _own_config(module: nn.Module) -> Any:
     """A copy of the module's config that sends its attention and masks here, and remembers what they were."""
     _register_attention()
     config: Any = copy.copy(module.config)
-    config._lrp_hooks_base = config._attn_implementation or "eager"
+    remember(config)
     config._attn_implementation_internal = ATTENTION_NAME
     return config
 
@@ -200,7 +201,7 @@ def _dispatch_attention(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
 def _dispatch_mask(*, config: Any, **options: Any) -> Any:
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-    name = config._lrp_hooks_base
+    name = implementation(config)
     return make_mask(ALL_MASK_ATTENTION_FUNCTIONS[name], name, {"config": config, **options})
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lrp_hooks.errors import InputError
-from lrp_hooks.graph.edges import is_causal
+from lrp_hooks.patching.implementation import implementation, is_causal
 from lrp_hooks.recording.detour import AttentionRun, Detour
 from lrp_hooks.structure.skeleton import Skeleton
 
@@ -134,7 +134,7 @@ class Cut(Detour):
             raise InputError(f"token {int(empty[0, -1])} is left with nothing to see in block {call.block}")
         if isinstance(call.mask, Tensor) and call.mask.dtype != torch.bool:
             return call.mask.expand_as(seen).masked_fill(~seen, torch.finfo(call.mask.dtype).min)
-        if call.mask is None and call.module.config._lrp_hooks_base == "eager":
+        if call.mask is None and implementation(call.module) == "eager":
             return torch.zeros_like(seen, dtype=call.q.dtype).masked_fill(~seen, torch.finfo(call.q.dtype).min)
         return seen
 

@@ -16,12 +16,12 @@ from lrp_hooks.rules.attention.visible import visible
 T = 6
 CAUSAL = torch.ones(T, T, dtype=torch.bool).tril()
 PADDED = CAUSAL & (torch.arange(T) >= 2)
-NO_MODULE: Any = SimpleNamespace()
 
 
 def seen(mask: Any, base: str = "sdpa", keys: int = T, **options: Any) -> Interval | None:
     q, k = torch.zeros(2, 4, T, 8), torch.zeros(2, 2, keys, 8)
-    return visible(base, NO_MODULE, q, k, mask, options)
+    redirected = SimpleNamespace(config=SimpleNamespace(_lrp_hooks_base=base))
+    return visible(redirected, q, k, mask, options)
 
 
 def dense(interval: Interval | None) -> Tensor:

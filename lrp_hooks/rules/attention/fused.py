@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lrp_hooks.ops import AttentionRule, Interval, attention, attention_backend
+from lrp_hooks.patching.implementation import implementation
 from lrp_hooks.patching.masks import IntervalMask
 
 KNOWN = frozenset({
@@ -88,7 +89,7 @@ def by_intervals(module: Any, mask: Any, options: dict[str, Any]) -> bool:
 
 
 def _obstacle(module: Any, options: dict[str, Any], interval: Interval | None) -> str | None:
-    name = module.config._lrp_hooks_base
+    name = implementation(module)
     if name not in ("sdpa", "eager"):
         return f"attn_implementation={name!r} brings kernels of its own"
     if interval is None:
@@ -104,7 +105,7 @@ def _other_function(
     rule: AttentionRule, interval: Interval | None,
 ) -> str | None:  # fmt: skip
     """Why a family's own eager function is not the softmax attention of the kernels, or None. Compared once each."""
-    if module.config._lrp_hooks_base != "eager":
+    if implementation(module) != "eager":
         return None
     if base not in _SAME_AS_KERNEL:
         assert interval is not None

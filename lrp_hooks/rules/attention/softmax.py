@@ -56,7 +56,7 @@ def share_attention(query: float, key: float, value: float, *, softcap_slope: bo
             mask = _constant(mask)
             kwargs = {name: _constant(x) for name, x in kwargs.items()}
             record = site.tape.record
-            seen = visible(module.config._lrp_hooks_base, module, q, k, mask, kwargs)
+            seen = visible(module, q, k, mask, kwargs)
             setting = Setting(module, mask, kwargs, factors, softcap_slope, seen)
             q, k, v = AttentionInputs.call(q, k, v, setting, record, site.block)
             with site.tape.own_rule():

@@ -9,26 +9,26 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lrp_hooks.ops import Interval
+from lrp_hooks.patching.implementation import implementation, is_causal
 from lrp_hooks.patching.masks import IntervalMask
 
 _OF_MASKS: Any = WeakTensorKeyDictionary()
 """All blocks of one kind are given the same mask; it is read once."""
 
 
-def visible(base: str, module: Any, q: Tensor, k: Tensor, mask: Any, options: dict[str, Any]) -> Interval | None:
+def visible(module: Any, q: Tensor, k: Tensor, mask: Any, options: dict[str, Any]) -> Interval | None:
     """What the model's own attention function makes of ``mask``; None where that is no interval per row.
 
     Args:
-        base: name of the model's implementation; sdpa without a mask is causal unless told otherwise, eager is not.
+        module: whose attention implementation and ``is_causal`` say what a call without a mask sees.
         q, k: [B, H, T, d] and [B, G, S, d]; mask: None or [B or 1, 1 or H, T, S].
     """
     length = q.shape[2]
     if k.shape[2] != length:
         return None
     if mask is None:
-        causal = options.get("is_causal")
-        causal = getattr(module, "is_causal", True) if causal is None else causal
-        if base == "sdpa" and causal:
+        base = implementation(module)
+        if base == "sdpa" and is_causal(module, options):
             return Interval.causal(length, device=q.device)
         first = torch.zeros(length, dtype=torch.int32, device=q.device)
         return Interval(first, torch.full_like(first, length)) if base in ("sdpa", "eager") else None
