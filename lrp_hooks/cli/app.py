@@ -17,6 +17,7 @@ from lrp_hooks.cli.options import (
     Contrasts,
     Device,
     Dtype,
+    HeadName,
     Ids,
     Kind,
     MaxMemory,
@@ -25,6 +26,7 @@ from lrp_hooks.cli.options import (
     Out,
     Palette,
     Position,
+    PositionByHead,
     Prompt,
     PromptFile,
     RemoteCode,
@@ -56,16 +58,17 @@ def attribute(
     target: TargetToken = None,
     contrast: Contrasts = None,
     kind: Kind = "logit-diff",
-    position: Position = -1,
+    position: PositionByHead = None,
     composite: CompositeName = "attnlrp",
     compare: Annotated[
         list[str] | None, typer.Option(help="Another composite to show beside; may be repeated.")
     ] = None,
     normalize: Annotated[str, typer.Option(help="max, sum, signed-sum or none.")] = "max",
     first_token_special: Annotated[bool, typer.Option(help="Gray the first token too.")] = False,
-    top: Annotated[int, typer.Option(help="Rows of the next-token and relevance tables.")] = 10,
+    top: Annotated[int, typer.Option(help="Rows of the tables of candidates and of relevance.")] = 10,
     out: Out = None,
     palette: Palette = "red-blue",
+    head: HeadName = "auto",
     dtype: Dtype = "auto",
     device: Device = None,
     revision: Revision = None,
@@ -75,7 +78,7 @@ def attribute(
     unknown: Unknown = "error",
     trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Explain why the model prefers one token over another: relevance of every input token."""
+    """Explain why the model prefers one token, or class, over another: relevance of every input token."""
     from lrp_hooks.cli import attribute as command
     from lrp_hooks.cli.inputs import PromptSource
 
@@ -97,6 +100,7 @@ def attribute(
             unknown=unknown,
         ),
         model=model,
+        head=head,
         dtype=dtype,
         device=device,
         revision=revision,
@@ -203,6 +207,7 @@ def doctor(
         bool, typer.Option("--all", help="Every module with its role and rule, and the ledger at every point.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: always everything.")] = False,
+    head: HeadName = "auto",
     dtype: Dtype = "auto",
     device: Device = None,
     revision: Revision = None,
@@ -222,6 +227,7 @@ def doctor(
         unknown=unknown,
         everything=everything,
         as_json=as_json,
+        head=head,
         dtype=dtype,
         device=device,
         revision=revision,

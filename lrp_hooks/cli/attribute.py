@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lrp_hooks.cli.inputs import PromptSource, make_target, parse_memory
+from lrp_hooks.cli.heads import Question, ask
+from lrp_hooks.cli.inputs import PromptSource, parse_memory
 from lrp_hooks.cli.pace import lines
 from lrp_hooks.errors import InputError, LrpError
 from lrp_hooks.instrumentation.instrument import instrument
@@ -37,7 +38,7 @@ class Request:
     target: str | None = None
     contrasts: tuple[str, ...] = ()
     kind: str = "logit-diff"
-    position: int = -1
+    position: int | None = None
     composites: tuple[str, ...] = ("attnlrp",)
     normalize: str = "max"
     first_token_special: bool = False
@@ -80,8 +81,9 @@ def run(request: Request, *, model: str, **loading: Any) -> None:
 
 def explain(request: Request, loaded: LoadedModel, console: Console, notes: Console) -> list[Heatmap]:
     """Attribute with every composite, print the first and save all."""
-    batch: dict[str, Any] = request.source.encode(loaded.tokenizer)
-    target = make_target(request.kind, request.target, request.contrasts, request.position, loaded.tokenizer)
+    batch: dict[str, Any] = request.source.encode(loaded.tokenizer, next_token=loaded.head == "causal-lm")
+    question = ask(loaded, batch, request.position)
+    target = question.target(request.kind, request.target, request.contrasts)
     heatmaps: list[Heatmap] = []
     for composite in request.composites:
         words = f"{composite}: {batch['input_ids'].shape[1]} tokens"
@@ -95,7 +97,7 @@ def explain(request: Request, loaded: LoadedModel, console: Console, notes: Cons
             with instrument(loaded.model, composite, **options) as lrp:
                 trace = lrp.trace(**batch)
                 if not heatmaps:
-                    table = trace.top(request.top, position=request.position, tokenizer=loaded.tokenizer)
+                    table = trace.top(request.top, position=question.position, tokenizer=question.names)
                 relevance = trace.attribute(target, progress=told)
         heatmaps.append(
             Heatmap.from_relevance(
@@ -108,7 +110,7 @@ def explain(request: Request, loaded: LoadedModel, console: Console, notes: Cons
             )
         )
         if len(heatmaps) == 1:
-            console.print(top_table(table))
+            console.print(top_table(table, question))
         console.print()
         print_heatmap(heatmaps[-1], console, palette=request.palette, top=request.top)
     for path in request.outputs:
@@ -134,12 +136,16 @@ def working(notes: Console, words: str) -> Iterator[bool]:
         yield False
 
 
-def top_table(rows: list[TopToken]) -> Table:
-    """The model's next-token candidates."""
-    table = Table(title="next token", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for name in ("rank", "token", "id", "logit", "probability"):
-        table.add_column(name, justify="left" if name == "token" else "right", header_style="dim")
-    for row in rows:
+def top_table(rows: list[TopToken], question: Question) -> Table:
+    """What the model chooses from: next tokens, tokens for the mask, classes."""
+    table = Table(
+        title=escape(question.title), title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0)
+    )
+    chances = question.chances(rows)
+    for name in ("rank", question.column, "id", "logit", *(("probability",) if chances else ())):
+        table.add_column(name, justify="left" if name == question.column else "right", header_style="dim")
+    for place, row in enumerate(rows):
         text = escape(repr(visible(row.text)))
-        table.add_row(str(row.rank), text, str(row.id), f"{row.logit:.3f}", f"{row.probability:.2%}")
+        chance = (f"{chances[place]:.2%}",) if chances else ()
+        table.add_row(str(row.rank), text, str(row.id), f"{row.logit:.3f}", *chance)
     return table

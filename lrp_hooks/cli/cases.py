@@ -126,7 +126,7 @@ def _load(model: str, notes: Console, **options: Any) -> Any:
     from lrp_hooks.loading.model import load_model
 
     with working(notes, f"loading {model}") as moving:
-        return load_model(model, progress=not moving, **options)
+        return load_model(model, progress=not moving, causal_for="lrp-hooks cases", **options)
 
 
 @contextmanager

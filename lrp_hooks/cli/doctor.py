@@ -12,8 +12,10 @@ from rich.table import Table
 from lrp_hooks.certificate import Certificate, EntryCheck, Verdict, refusal
 from lrp_hooks.certificate.report import Report
 from lrp_hooks.cli.attribute import consoles, working
+from lrp_hooks.cli.heads import masked_positions
 from lrp_hooks.errors import UnclaimedModuleError
 from lrp_hooks.instrumentation.instrument import Instrumentation, instrument
+from lrp_hooks.loading.loaded import LoadedModel
 from lrp_hooks.loading.model import load_model
 from lrp_hooks.targets import LogitDiff
 
@@ -44,7 +46,7 @@ def run(
             console.print(f"refused: {error}", style="red", markup=False, highlight=False)
         return 1
     with lrp, working(notes, "certifying"):
-        certificate = _certify(lrp, loaded.tokenizer, prompt)
+        certificate = _certify(lrp, loaded, prompt)
     if as_json:
         console.print_json(json.dumps(certificate.to_dict()))
     else:
@@ -52,12 +54,19 @@ def run(
     return 0 if certificate.verdict is Verdict.CERTIFIED else 1
 
 
-def _certify(lrp: Instrumentation, tokenizer: Any, prompt: str | None) -> Certificate:
-    """On the model's first against its second choice after the prompt."""
+def _certify(lrp: Instrumentation, loaded: LoadedModel, prompt: str | None) -> Certificate:
+    """On the model's first against its second choice: after the prompt, at its first mask, or of its classes."""
+    tokenizer = loaded.tokenizer
     if tokenizer is None:
         return lrp.certify()
+    if loaded.head == "masked-lm":
+        batch = tokenizer(prompt or f"{DEFAULT_PROMPT} {tokenizer.mask_token or ''}.", return_tensors="pt")
+        places = masked_positions(tokenizer, loaded.model.config, batch)
+        return lrp.certify(LogitDiff(position=places[0] if places else -1, tokenizer=tokenizer), **batch)
     batch = tokenizer(prompt or DEFAULT_PROMPT, return_tensors="pt")
-    return lrp.certify(LogitDiff(tokenizer=tokenizer), **batch)
+    if loaded.head == "causal-lm":
+        return lrp.certify(LogitDiff(tokenizer=tokenizer), **batch)
+    return lrp.certify(**batch)
 
 
 def show(certificate: Certificate, console: Console, *, everything: bool = False) -> None:

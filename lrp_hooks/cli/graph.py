@@ -111,7 +111,7 @@ def run(request: GraphRequest, *, model: str, **loading: Any) -> AttributionGrap
         graph, coarse = AttributionGraph.load(model), None
     else:
         with working(notes, f"loading {model}") as moving:
-            loaded = load_model(model, progress=not moving, **loading)
+            loaded = load_model(model, progress=not moving, causal_for="lrp-hooks graph", **loading)
         graph, coarse = make(request, loaded, notes)
     show(graph, request.shown, console, notes, coarse)
     return graph

@@ -26,8 +26,12 @@ class PromptSource:
     completion: str = ""
     ids: str | None = None
 
-    def encode(self, tokenizer: Any) -> dict[str, Tensor]:
+    def encode(self, tokenizer: Any, *, next_token: bool = True) -> dict[str, Tensor]:
         """The batch of one row for the model.
+
+        Args:
+            next_token: the model goes on from here: chats end with the mark of its turn. Others are given a finished
+                text, with what else the tokenizer makes of it.
 
         Raises:
             InputError: none or several sources, an empty prompt, unreadable files or messages.
@@ -42,13 +46,15 @@ class PromptSource:
         if tokenizer is None:
             raise InputError("this model has no tokenizer. do: give the prompt as --ids 1,2,3")
         if self.messages is not None:
-            text, special = _chat(tokenizer, _parse_messages(_read(self.messages))), False
+            messages = _parse_messages(_read(self.messages))
+            text, special = _chat(tokenizer, messages, its_turn=next_token), False
         else:
             text, special = _read_file(self.file) if self.file is not None else _read_text(self.prompt or ""), True
         if not text:
             raise InputError("the prompt is empty: there is no token to explain anything by")
         batch: Any = tokenizer(text + self.completion, return_tensors="pt", add_special_tokens=special)
-        return {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+        kept = ("input_ids", "attention_mask", *(() if next_token else ("token_type_ids",)))
+        return {name: batch[name] for name in kept if name in batch}
 
     def refuse(self, why: str) -> None:
         """Raises InputError when a prompt is given all the same."""
@@ -102,10 +108,10 @@ def _parse_messages(text: str) -> list[dict[str, str]]:
     return list(messages)
 
 
-def _chat(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+def _chat(tokenizer: Any, messages: list[dict[str, str]], *, its_turn: bool) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("this tokenizer has no chat template. do: give the prompt as --prompt")
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=its_turn)
     return text
 
 

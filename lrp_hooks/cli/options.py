@@ -16,16 +16,32 @@ Messages = Annotated[
 Completion = Annotated[str, typer.Option(help="What the model has said so far; appended to the prompt.")]
 Ids = Annotated[str | None, typer.Option(help="Token ids, separated by commas, instead of text.")]
 TargetToken = Annotated[
-    str | None, typer.Option("--target", "-t", help="Token by text, '#id' or 'rank:N'. Default: the first choice.")
+    str | None,
+    typer.Option("--target", "-t", help="Token or class by text, '#id' or 'rank:N'. Default: the first choice."),
 ]
 Contrasts = Annotated[
     list[str] | None,
-    typer.Option("--contrast", "-c", help="Token preferred against; repeat for several. Default: rank:2."),
+    typer.Option("--contrast", "-c", help="Token or class preferred against; repeat for several. Default: rank:2."),
 ]
 Kind = Annotated[
     str, typer.Option("--of", help="logit-diff, logit, max-logit, demeaned-logit, topk-mean-logit or log-prob.")
 ]
 Position = Annotated[int, typer.Option(help="Whose next token is explained; negative from the end.")]
+PositionByHead = Annotated[
+    int | None,
+    typer.Option(
+        help="Whose next token is explained; negative from the end. Default: -1; of masked language models the mask. "
+        "Classifiers of tokens need it: the token that is classified.",
+        show_default=False,
+    ),
+]
+HeadName = Annotated[
+    str,
+    typer.Option(
+        help="What the model is: causal-lm, masked-lm, sequence-classification, token-classification, or auto: what "
+        "its config says."
+    ),
+]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, or auto to spread with accelerate.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the checkpoint.")]

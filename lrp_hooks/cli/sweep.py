@@ -92,7 +92,8 @@ def load(text: str, device: str | None, notes: Console) -> LoadedModel:
 
     spec = ModelSpec.parse(text)
     with working(notes, f"loading {text}"):
-        return load_model(spec.name, dtype=spec.dtype, device=own_device(device), revision=spec.revision)
+        options: Any = {"dtype": spec.dtype, "device": own_device(device), "revision": spec.revision}
+        return load_model(spec.name, causal_for="lrp-hooks sweep", **options)
 
 
 def own_device(device: str | None) -> str | None:

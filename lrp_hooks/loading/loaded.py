@@ -16,12 +16,14 @@ class LoadedModel:
         model, tokenizer: as transformers loads them; the tokenizer is None when there is none.
         source: where the weights came from, in words.
         name: what to call it in captions.
+        head: what its head is for, a key of `lrp_hooks.loading.heads.HEADS`.
     """
 
     model: Any
     tokenizer: Any
     source: str
     name: str
+    head: str = "causal-lm"
 
 
 @contextmanager

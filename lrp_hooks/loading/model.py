@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from lrp_hooks.errors import ModelLoadError, first_line
 from lrp_hooks.loading.demo import load_demo_model
+from lrp_hooks.loading.heads import HEADS, check_head, find_head, require_causal
 from lrp_hooks.loading.loaded import LoadedModel, quiet
 from lrp_hooks.loading.packing import keep_unpacked
 
@@ -22,8 +24,10 @@ def load_model(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     progress: bool = False,
+    head: str = "auto",
+    causal_for: str | None = None,
 ) -> LoadedModel:
-    """Load a causal language model and its tokenizer.
+    """Load a model and its tokenizer: a causal or masked language model, a classifier of sequences or of tokens.
 
     Args:
         name: a folder, a hub name, the path of a ``.gguf`` file, or "demo".
@@ -31,13 +35,23 @@ def load_model(
         device: where to put it ("cpu", "cuda:0"), or "auto" to spread it with accelerate.
         revision: branch, tag or commit of a hub repository (a training checkpoint); a folder has none.
         trust_remote_code: run model code from the repository. Off unless asked for.
+        head: "causal-lm" (logits [B, T, V] of the next token), "masked-lm" ([B, T, V] of the token itself),
+            "sequence-classification" ([B, classes]), "token-classification" ([B, T, classes]), or "auto": the first of
+            the config's ``architectures`` decides. A config that names no head is a causal language model's.
+        causal_for: who asks, where only a causal language model will do: any other is refused in its name.
 
     Raises:
-        ModelLoadError: says what was missing. A model without a tokenizer is no error: ids still work.
+        ModelLoadError: says what was missing: an unknown head (lists the choices), weights of a head that was asked
+            for. A model without a tokenizer is no error: ids still work.
     """
+    check_head(head)
     if dtype not in DTYPES:
         raise ModelLoadError(f"unknown dtype {dtype!r}. choices: {', '.join(DTYPES)}")
     if name == "demo":
+        if head not in ("auto", "causal-lm"):
+            raise ModelLoadError(
+                f"the demo model is a causal language model, it has no head {head!r}. do: leave it out"
+            )
         return _demo(dtype, device, progress)
     where, extra = _locate(name)
     options: dict[str, Any] = {**extra, "trust_remote_code": trust_remote_code}
@@ -45,8 +59,15 @@ def load_model(
         if Path(where).is_dir():
             raise ModelLoadError(f"{name} is a folder and has no revisions (revision={revision!r}). do: leave it out")
         options["revision"] = revision
-    model = _load_model(name, where, dtype, device, attn_implementation, options)
-    return LoadedModel(model.eval(), _load_tokenizer(name, where, options), f"{name}", Path(name).stem or name)
+    if causal_for is not None:
+        require_causal(name, where, options, causal_for)
+        found = "causal-lm"
+    else:
+        found = find_head(name, where, options)[0] if head == "auto" else head
+    checked = found != "causal-lm" or head != "auto"
+    model = _load_model(name, where, dtype, device, attn_implementation, options, found, checked=checked)
+    tokenizer = _load_tokenizer(name, where, options)
+    return LoadedModel(model.eval(), tokenizer, f"{name}", Path(name).stem or name, found)
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
@@ -90,26 +111,47 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _load_model(
-    name: str, where: str, dtype: str, device: str | None, attn: str | None, options: dict[str, Any]
+    name: str,
+    where: str,
+    dtype: str,
+    device: str | None,
+    attn: str | None,
+    options: dict[str, Any],
+    head: str,
+    *,
+    checked: bool,
 ) -> Any:
+    """``checked``: a head whose weights the checkpoint lacks is refused."""
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     if attn is not None:
         options = {**options, "attn_implementation": attn}
     if device is not None:
         options = {**options, "device_map": device}
     kind = "auto" if dtype == "auto" else getattr(torch, dtype)
+    auto: Any = getattr(transformers, HEADS[head].auto)
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(where, dtype=kind, **options)
+            model = auto.from_pretrained(where, dtype=kind, output_loading_info=checked, **options)
     except Exception as error:
         raise ModelLoadError(
-            f"the model {name!r} could not be loaded as a causal language model: {first_line(error)}. "
-            "tried: AutoModelForCausalLM. do: check the name, the network, or give a local folder"
+            f"the model {name!r} could not be loaded as {HEADS[head].words}: {first_line(error)}. "
+            f"tried: {HEADS[head].auto}. do: check the name, the network, or give a local folder"
         ) from error
+    if checked:
+        model, info = model
+        _check_complete(name, head, info["missing_keys"])
     keep_unpacked(model)
     return model
+
+
+def _check_complete(name: str, head: str, missing: Collection[str]) -> None:
+    if missing:
+        raise ModelLoadError(
+            f"{name!r} has no weights for {', '.join(sorted(missing)[:4])}{', …' if len(missing) > 4 else ''}: as "
+            f"{HEADS[head].words} it would have random ones. do: another head, one of {', '.join(HEADS)}"
+        )
 
 
 def _load_tokenizer(name: str, where: str, options: dict[str, Any]) -> Any:
