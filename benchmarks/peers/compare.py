@@ -6,7 +6,9 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +56,14 @@ def ours(model: Any, name: str, prompts: Sequence[Prompt]) -> tuple[list[list[fl
 
 def one_map(model: Any, name: str, first: Prompt, long: Prompt) -> Step:
     """For a fresh process: one short map is made, the step makes a long one."""
-    attribute = own(name).open(model).__enter__()  # the process ends with the method open
+    opened = ExitStack()
+    attribute = opened.enter_context(own(name).open(model))
     attribute(torch.tensor([first.ids]), first.target, first.contrast)
-    return lambda: _attributed(attribute, long)
+    return partial(_attributed, opened, attribute, long)
 
 
-def _attributed(attribute: Any, prompt: Prompt) -> None:
+def _attributed(_opened: ExitStack, attribute: Any, prompt: Prompt) -> None:
+    """``_opened``: keeps the method open until the process ends."""
     attribute(torch.tensor([prompt.ids]), prompt.target, prompt.contrast)
 
 

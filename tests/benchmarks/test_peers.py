@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -162,6 +163,15 @@ def test_memory_and_scores_come_from_two_processes(case: Subject, monkeypatch: p
     (row,) = compare.examine(tool(), case)
     assert [bool(request["long"]) for request in asked] == [False, True]
     assert (row["megabytes"], row["our_megabytes"], row["long_tokens"]) == (7.0, 5.0, len(case.long.ids))
+
+
+@pytest.mark.parametrize("name", ["attnlrp", "integrated gradients"])
+def test_a_method_stays_open_for_the_map_whose_memory_is_measured(case: Subject, name: str) -> None:
+    step = compare.one_map(case.model, name, case.prompts[0], case.long)
+    gc.collect()
+    step()
+    del step
+    gc.collect()
 
 
 def test_integrated_gradients_are_the_integral(case: Subject) -> None:
