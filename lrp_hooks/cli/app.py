@@ -10,10 +10,12 @@ import typer
 
 from lrp_hooks.cli import cases, failures
 from lrp_hooks.cli.options import (
+    Against,
     Attention,
     Checkpoint,
     Completion,
     CompositeName,
+    Continuation,
     Contrasts,
     Device,
     Dtype,
@@ -59,6 +61,8 @@ def attribute(
     contrast: Contrasts = None,
     kind: Kind = "logit-diff",
     position: PositionByHead = None,
+    continuation: Continuation = None,
+    against: Against = None,
     composite: CompositeName = "attnlrp",
     compare: Annotated[
         list[str] | None, typer.Option(help="Another composite to show beside; may be repeated.")
@@ -78,7 +82,7 @@ def attribute(
     unknown: Unknown = "error",
     trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Explain why the model prefers one token, or class, over another: relevance of every input token."""
+    """Explain why the model prefers one token, class or text over another: relevance of every input token."""
     from lrp_hooks.cli import attribute as command
     from lrp_hooks.cli.inputs import PromptSource
 
@@ -89,6 +93,8 @@ def attribute(
             contrasts=tuple(contrast or ()),
             kind=kind,
             position=position,
+            continuation=continuation,
+            against=against,
             composites=(composite, *(compare or ())),
             normalize=normalize,
             first_token_special=first_token_special,

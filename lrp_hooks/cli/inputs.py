@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,12 @@ class PromptSource:
         batch: Any = tokenizer(text + self.completion, return_tensors="pt", add_special_tokens=special)
         kept = ("input_ids", "attention_mask", *(() if next_token else ("token_type_ids",)))
         return {name: batch[name] for name in kept if name in batch}
+
+    def read(self) -> PromptSource:
+        """The same with standard input read, which can be done once."""
+        if self.prompt == "-":
+            return replace(self, prompt=sys.stdin.read())
+        return replace(self, messages=sys.stdin.read()) if self.messages == "-" else self
 
     def refuse(self, why: str) -> None:
         """Raises InputError when a prompt is given all the same."""

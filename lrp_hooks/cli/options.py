@@ -27,6 +27,10 @@ Kind = Annotated[
     str, typer.Option("--of", help="logit-diff, logit, max-logit, demeaned-logit, topk-mean-logit or log-prob.")
 ]
 Position = Annotated[int, typer.Option(help="Whose next token is explained; negative from the end.")]
+Continuation = Annotated[
+    str | None, typer.Option(help="Explain the log-probability of this text after the prompt, instead of one token.")
+]
+Against = Annotated[str | None, typer.Option(help="With --continuation: the text preferred against.")]
 PositionByHead = Annotated[
     int | None,
     typer.Option(

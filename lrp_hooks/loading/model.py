@@ -38,7 +38,7 @@ def load_model(
         head: "causal-lm" (logits [B, T, V] of the next token), "masked-lm" ([B, T, V] of the token itself),
             "sequence-classification" ([B, classes]), "token-classification" ([B, T, classes]), or "auto": the first of
             the config's ``architectures`` decides. A config that names no head is a causal language model's.
-        causal_for: who asks, where only a causal language model will do: any other is refused in its name.
+        causal_for: who asks, where only a causal language model will do: with "auto" others are refused in its name.
 
     Raises:
         ModelLoadError: says what was missing: an unknown head (lists the choices), weights of a head that was asked
@@ -59,7 +59,7 @@ def load_model(
         if Path(where).is_dir():
             raise ModelLoadError(f"{name} is a folder and has no revisions (revision={revision!r}). do: leave it out")
         options["revision"] = revision
-    if causal_for is not None:
+    if causal_for is not None and head == "auto":
         require_causal(name, where, options, causal_for)
         found = "causal-lm"
     else:
