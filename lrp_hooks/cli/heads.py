@@ -69,15 +69,16 @@ def ask(loaded: LoadedModel, batch: dict[str, Tensor], position: int | None) -> 
         InputError: a masked language model's prompt without a mask, or with several, and no position; a classifier of
             tokens without a position; an encoder-decoder model.
     """
-    tokenizer, config = loaded.tokenizer, loaded.model.config
-    if getattr(config, "is_encoder_decoder", False) and loaded.head != "causal-lm":
+    tokenizer = loaded.tokenizer
+    if loaded.head == "causal-lm":
+        return Question(-1 if position is None else position, tokenizer, "next token")
+    config = loaded.model.config
+    if getattr(config, "is_encoder_decoder", False):
         raise InputError(
             f"{type(loaded.model).__name__} reads the prompt twice, in its encoder and its decoder, and one map shows "
             "one of them. do: in Python, relevance = instrument(model).trace(**batch).attribute(LogitDiff()); "
             "relevance.encoder.tokens and relevance.tokens"
         )
-    if loaded.head == "causal-lm":
-        return Question(-1 if position is None else position, tokenizer, "next token")
     if loaded.head == "masked-lm":
         masks = masked_positions(tokenizer, config, batch)
         position = _only(masks, tokenizer) if position is None else position

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +24,7 @@ from lrp_hooks.cli.inputs import parse_memory
 from lrp_hooks.cli.pace import lines
 from lrp_hooks.errors import InputError
 from lrp_hooks.graph.packed import copies_that_fit
+from lrp_hooks.loading.loaded import LoadedModel
 from lrp_hooks.recording.checkpointing import Checkpointing
 from lrp_hooks.recording.offload import Offload
 
@@ -313,7 +313,7 @@ def test_the_command_line_hands_the_budget_on(command: str, monkeypatch: pytest.
         raise _Stop
 
     monkeypatch.setattr(module, "instrument", stop)
-    monkeypatch.setattr(module, "load_model", lambda *_, **__: SimpleNamespace(model=None, tokenizer=None, name="tiny"))
+    monkeypatch.setattr(module, "load_model", lambda *_, **__: LoadedModel(None, None, "made", "tiny"))
     monkeypatch.setattr("lrp_hooks.cli.graph.token_texts", lambda *_: [])
     runner = CliRunner()
     options = [command, "tiny", "--ids", "3,4,5", "-t", "#5", "-c", "#7"]
