@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from dense_graphs import dense
 from families import EXPERTS, FAMILIES, VARIANTS, build, exact_float64
 from torch import Tensor
 
@@ -146,14 +147,6 @@ def relevance_parts(relevance: Relevance) -> Answer:
     if relevance.absorbed is not None:
         parts["absorbed"] = relevance.absorbed.above(0)
     return parts
-
-
-def dense(graph: AttributionGraph) -> Tensor:
-    """[P - 1, T, T] of a graph over all points: transition, target, source."""
-    points, length = graph.relevance.shape
-    out = torch.zeros(points - 1, length, length, dtype=torch.float64)
-    out[graph.below, graph.target, graph.source] = graph.weight.double()
-    return out
 
 
 def edge_parts(graph: AttributionGraph) -> Answer:

@@ -18,8 +18,6 @@ from tokenizers.models import BPE
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from lrp_hooks.cli import main
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,18 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.chat_template = "{% for m in messages %}<|end|>{{ m.content }}{% endfor %}"
     tokenizer.save_pretrained(path)
     return path
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    def command(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lrp-hooks", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, re.sub(r"\s+", " ", err)
-
-    return command
 
 
 def test_a_prompt_is_explained_and_saved(run: Any, folder: Path, tmp_path: Path) -> None:

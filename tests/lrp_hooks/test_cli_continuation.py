@@ -17,7 +17,6 @@ from tokenizers.models import BPE
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from lrp_hooks import SequenceLogProb, SequenceLogProbDiff, instrument
-from lrp_hooks.cli import main
 from lrp_hooks.cli.continuations import Continuations
 from lrp_hooks.cli.inputs import PromptSource
 
@@ -36,18 +35,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>").save_pretrained(path)
     return path
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def command(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lrp-hooks", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, re.sub(r"\s+", " ", err)
-
-    return command
 
 
 def log_p(model: Any, prompt: torch.Tensor, span: torch.Tensor) -> float:

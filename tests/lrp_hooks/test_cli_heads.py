@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from transformers import (
 
 from benchmarks.tiny import TASKS, tiny_model
 from lrp_hooks import LogitDiff, instrument
-from lrp_hooks.cli import main
 from lrp_hooks.cli.inputs import PromptSource
 from lrp_hooks.errors import ModelLoadError
 from lrp_hooks.loading.heads import find_head
@@ -68,18 +66,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = tmp_path_factory.mktemp("heads")
     tasks = ("sequence classification", "masked language model", "token classification", "question answering")
     return {task: save(base / task.replace(" ", "-"), task) for task in tasks}
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def command(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lrp-hooks", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, re.sub(r"\s+", " ", err)
-
-    return command
 
 
 def explained(auto: Any, folder: Path, text: str, target: LogitDiff) -> tuple[Any, Any]:

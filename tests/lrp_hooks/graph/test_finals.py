@@ -11,10 +11,10 @@ from typing import Any
 import networkx
 import pytest
 import torch
+from dense_graphs import dense
 from families import build, exact_float64, inputs
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from lrp_hooks import AttributionGraph, LogitDiff, LogProb, SequenceLogProb, SequenceLogProbDiff, instrument
 from lrp_hooks.errors import GraphError
@@ -35,14 +35,6 @@ WHOLE: Any = {"node_threshold": 0, "top_p": 1.0}
 def lrp() -> Iterator[Any]:
     with exact_float64(), instrument(build("qwen2", dtype=torch.float64)) as instrumentation:
         yield instrumentation
-
-
-def dense(graph: AttributionGraph) -> Tensor:
-    """[P - 1, T, T] of a graph over all points: transition, target, source."""
-    points, length = graph.relevance.shape
-    out = torch.zeros(points - 1, length, length, dtype=torch.float64)
-    out[graph.below, graph.target, graph.source] = graph.weight.double()
-    return out
 
 
 def hand(
