@@ -71,6 +71,19 @@ def sentences(texts: Sequence[str], longest: int = 64) -> tuple[Segment, ...]:
     return _cut(texts, [cut for cut in cuts if cut < len(texts)])
 
 
+def cut_segments(how: str, texts: Sequence[str]) -> tuple[Segment, ...]:
+    """Segments as people ask for them: ``sentences``, or a number of tokens per segment.
+
+    Raises:
+        InputError: anything else.
+    """
+    if how == "sentences":
+        return sentences(texts)
+    if how.isdigit():
+        return chunks(texts, int(how))
+    raise InputError(f"segments {how!r} are unknown. choices: sentences, or a number of tokens")
+
+
 def expand(segments: Sequence[Segment], index: int, texts: Sequence[str]) -> tuple[Segment, ...]:
     """The same partition with segment ``index`` split into its tokens: drill-down."""
     if not 0 <= index < len(segments):

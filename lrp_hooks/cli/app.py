@@ -251,6 +251,49 @@ app.command()(failures.compare)
 
 
 @app.command()
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Folder, hub name, .gguf file, 'demo', or a saved graph; can be chosen on the page."),
+    ] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option("--open", help="A saved graph or heatmap (.json) to show. May be repeated.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Keep the results here, and show those that are here already.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="0 takes any. Default: 8765, or the next.", min=0)] = None,
+    browser: Annotated[bool, typer.Option("--browser", help="Open the page in a browser.")] = False,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    revision: Revision = None,
+    attn_implementation: Attention = None,
+    checkpoint: Checkpoint = "auto",
+    max_memory: MaxMemory = None,
+    unknown: Unknown = "error",
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """Explore a model in the browser: candidates, heatmaps, graphs, comparisons. Served to this machine alone."""
+    from lrp_hooks.cli import serve as command
+
+    command.run(
+        model,
+        files=tuple(file or ()),
+        folder=folder,
+        port=port,
+        browser=browser,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        attn_implementation=attn_implementation,
+        checkpoint=checkpoint,
+        max_memory=max_memory,
+        unknown=unknown,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where to write the files.")] = Path("demo"),
     palette: Palette = "red-blue",

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lrp_hooks.cli.attribute import CHECKPOINT, consoles, working
-from lrp_hooks.cli.inputs import PromptSource, make_target, parse_memory
+from lrp_hooks.cli.inputs import PromptSource, parse_memory
 from lrp_hooks.cli.pace import pace
 from lrp_hooks.composites import resolve
 from lrp_hooks.errors import GraphError, InputError
@@ -24,21 +24,17 @@ from lrp_hooks.graph.model import Path as GraphPath
 from lrp_hooks.instrumentation.instrument import instrument
 from lrp_hooks.loading.loaded import LoadedModel
 from lrp_hooks.loading.model import load_model
+from lrp_hooks.render import graph_layout
 from lrp_hooks.render.colours import palette_by_name
 from lrp_hooks.render.graph_files import check_suffix, write_graph
 from lrp_hooks.render.graph_words import stays
 from lrp_hooks.render.words import statement
-from lrp_hooks.segments import Segment, chunks, sentences
+from lrp_hooks.segments import cut_segments, sentences
 from lrp_hooks.targets import target_by_name
 from lrp_hooks.tokens import token_texts
+from lrp_hooks.written import make_target
 
 PAGE = ".html"
-SMOOTH_NODES, SMOOTH_EDGES = 5_000, 20_000
-"""What a page draws smoothly (benchmarks/graph_page.py); larger graphs are shown by sentences first."""
-
-
-def too_large(graph: AttributionGraph) -> bool:
-    return len(graph.nodes) > SMOOTH_NODES or len(graph) > SMOOTH_EDGES
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ def make(
     with instrument(loaded.model, request.composite, **options) as lrp, pace(notes, "transitions") as progress:
         trace = lrp.trace(**batch)
         graph = trace.graph(target, segments=segments, detail=request.detail, progress=progress, **asked)
-        if segments is None and request.shown.pages and too_large(graph):
+        if segments is None and request.shown.pages and not graph_layout.is_smooth(graph):
             coarse = named(trace.graph(target, segments=sentences(texts), progress=progress, **asked), loaded)
     return named(graph, loaded), coarse
 
@@ -162,15 +158,6 @@ def parse_points(text: str | None) -> list[float] | None:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise GraphError(f"--points takes numbers separated by commas, e.g. 0,8,15.5,30: {error}") from error
-
-
-def cut_segments(how: str, texts: list[str]) -> tuple[Segment, ...]:
-    """``sentences``, or a number of tokens per segment."""
-    if how == "sentences":
-        return sentences(texts)
-    if how.isdigit():
-        return chunks(texts, int(how))
-    raise InputError(f"--segments {how!r} is unknown. choices: sentences, or a number of tokens")
 
 
 def show(

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lrp_hooks.cli.inputs import make_target
 from lrp_hooks.errors import InputError
 from lrp_hooks.loading.loaded import LoadedModel
 from lrp_hooks.targets import Target, TopToken
 from lrp_hooks.tokens import token_texts
+from lrp_hooks.written import make_target
 
 Chances = Literal["softmax", "sigmoid", "none"]
 

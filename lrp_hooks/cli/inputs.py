@@ -1,4 +1,4 @@
-"""Prompts and tokens as they are written on a command line."""
+"""Prompts and amounts of memory as they are written on a command line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_hooks.errors import InputError, TokenError
-from lrp_hooks.targets import LogitDiff, MaxLogit, Rank, Target, Token, target_by_name
+from lrp_hooks.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -136,29 +135,3 @@ def parse_memory(text: str | None) -> int | None:
     if found is None or found[2].upper() not in UNITS or not float(found[1]):
         raise InputError(f"--max-memory {text!r} is no amount of memory. do: 6GB, 512MB, 1.5GiB or a number of bytes")
     return int(float(found[1]) * UNITS[found[2].upper()])
-
-
-def parse_token(text: str) -> Token:
-    """``#123`` is an id, ``rank:2`` a rank, anything else text."""
-    if text.startswith("#") and text[1:].isdigit():
-        return int(text[1:])
-    if text.startswith("rank:"):
-        if not text[5:].isdigit():
-            raise TokenError(f"{text!r}: a rank is written rank:1, rank:2, …")
-        return Rank(int(text[5:]))
-    return text
-
-
-def make_target(kind: str, target: str | None, contrasts: tuple[str, ...], position: int, tokenizer: Any) -> Target:
-    """The target that the options describe."""
-    family: Any = target_by_name(kind)
-    token = Rank(1) if target is None else parse_token(target)
-    if contrasts and family is not LogitDiff:
-        raise InputError(f"--contrast goes with --of logit-diff, not with {kind}")
-    if family is LogitDiff:
-        many: Any = tuple(parse_token(text) for text in contrasts) or Rank(2)
-        return LogitDiff(token, many, position, tokenizer)
-    if family is MaxLogit:
-        return MaxLogit(position, tokenizer)
-    made: Target = family(token, position=position, tokenizer=tokenizer)
-    return made

@@ -8,54 +8,20 @@ names their style and scripts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lrp_hooks.errors import LrpError
 from lrp_hooks.graph.model import AttributionGraph
 from lrp_hooks.render import graph_page
+from lrp_hooks.render.frames import Frame, graph_frame
 from lrp_hooks.render.graph_layout import strength_order
 from lrp_hooks.render.graph_words import headline
-from lrp_hooks.render.html import policy, script_safe, template, template_file
+from lrp_hooks.render.html import script_safe
 from lrp_hooks.tokens import visible
 
 MOST_EDGES = 1000
 """Edges per graph in a report, the strongest: about 45 kB. All of them are in the graph's own file."""
-_HERE = "@data@"
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The graph page, cut where its data goes, and what the report's policy has to allow."""
-
-    before: str
-    after: str
-    style: str
-    scripts: tuple[str, ...]
-
-
-@cache
-def frame() -> Frame:
-    """The page for frames.
-
-    Raises:
-        LrpError: `mpld3`, which carries D3, is not installed.
-    """
-    style = "\n".join(map(template_file, (*graph_page.STYLES, "graph_frame.css")))
-    script = "\n".join(map(template_file, (*graph_page.SCRIPTS, "graph_frame.js")))
-    library = graph_page.d3()
-    text = template("graph.html").render(
-        title="Attribution graph",
-        style=style,
-        library=library,
-        script=script,
-        data=_HERE,
-        policy=policy(style, library, script),
-    )
-    before, after = text.split(_HERE)
-    return Frame(before, after, style, (library, script))
 
 
 class Drawing:
@@ -72,7 +38,7 @@ class Drawing:
         self._missing = ""
         if files:
             try:
-                self._frame = frame()
+                self._frame = graph_frame()
             except LrpError as error:  # a report without pictures is better than none
                 self._missing = str(error)
 

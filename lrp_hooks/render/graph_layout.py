@@ -26,6 +26,8 @@ SIZES = {"gap": GAP, "node": NODE, "edge": EDGE, "edgePower": EDGE_POWER}
 READABLE_EDGES = 300
 """Up to this many edges a graph is read without help; a page of more starts with the strongest."""
 READABLE_COLUMNS = 60
+SMOOTH_NODES, SMOOTH_EDGES = 5_000, 20_000
+"""What a page draws smoothly (benchmarks/graph_page.py); larger graphs are shown by sentences first."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ def start_threshold(graph: AttributionGraph) -> float:
     if len(graph) <= READABLE_EDGES:
         return 0.0
     return float(graph.weight[strength_order(graph)[READABLE_EDGES - 1]].abs())
+
+
+def is_smooth(graph: AttributionGraph) -> bool:
+    """Whether a page can draw the graph without stutter."""
+    return len(graph.nodes) <= SMOOTH_NODES and len(graph) <= SMOOTH_EDGES
 
 
 def readable(graph: AttributionGraph, columns: int = READABLE_COLUMNS) -> AttributionGraph:

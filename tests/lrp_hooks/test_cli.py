@@ -85,7 +85,7 @@ ERRORS = {
     "unknown token": (["-p", "a", "-t", "xyz"], "'xyz' is 3 tokens: ['x', 'y', 'z']"),
     "same tokens": (["-p", "a", "-t", "b", "-c", "b"], "same token"),
     "unknown target": (["-p", "a", "--of", "logits"], "unknown target 'logits'. choices: logit,"),
-    "contrast without difference": (["-p", "a", "--of", "logit", "-c", "b"], "--contrast goes with --of logit-diff"),
+    "contrast without difference": (["-p", "a", "--of", "logit", "-c", "b"], "a contrast goes with logit-diff"),
     "bad rank": (["-p", "a", "-c", "rank:x"], "a rank is written rank:1"),
     "unknown composite": (["-p", "a", "--composite", "x"], "choices: attnlrp, cp-lrp, gradient"),
     "unknown palette": (["-p", "a", "--palette", "x"], "choices: red-blue, orange-purple"),
@@ -271,13 +271,13 @@ def test_a_page_of_a_large_graph_shows_sentences_first(
     run: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lrp_hooks import AttributionGraph
-    from lrp_hooks.cli import graph as command
+    from lrp_hooks.render import graph_layout
 
     out = [str(tmp_path / name) for name in ("g.html", "g.safetensors")]
     words = ["graph", str(folder), "-p", "one. two.", "-t", "a", "-c", "b", "-o", out[0], "-o", out[1]]
     assert run(*words)[0] == 0
     assert not (tmp_path / "g.tokens.html").exists()
-    monkeypatch.setattr(command, "SMOOTH_EDGES", 0)
+    monkeypatch.setattr(graph_layout, "SMOOTH_EDGES", 0)
     status, _, err = run(*words)
     assert status == 0, err
     assert "g.html (2 segments per point)" in " ".join(err.split())
@@ -295,7 +295,7 @@ def test_a_page_of_a_large_graph_shows_sentences_first(
         (["--palette", "pink"], "choices: red-blue"),
         (["--segments", "words"], "choices: sentences, or a number"),
         (["--of", "guess"], "unknown target 'guess'. choices: logit, max-logit"),
-        (["--of", "logit", "-c", "b"], "--contrast goes with --of logit-diff"),
+        (["--of", "logit", "-c", "b"], "a contrast goes with logit-diff"),
         (["--points", "a,b"], "numbers separated by commas"),
         (["--node-threshold", "1e9"], "no edge is left with node_threshold"),
     ],

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LAYERS = (
     ("lrp_hooks.cli", "lrp_hooks.__main__"),
+    ("lrp_hooks.explorer",),
     ("lrp_hooks.render",),
     ("lrp_hooks.cases",),
     ("lrp_hooks.instrumentation", "lrp_hooks.certificate"),
@@ -22,7 +23,7 @@ LAYERS = (
     ("lrp_hooks.recording.checkpointing", "lrp_hooks.detection", "lrp_hooks.composites"),
     ("lrp_hooks.rules",),
     ("lrp_hooks.recording", "lrp_hooks.sites"),
-    ("lrp_hooks.structure", "lrp_hooks.targets"),
+    ("lrp_hooks.structure", "lrp_hooks.targets", "lrp_hooks.written"),
     ("lrp_hooks.patching", "lrp_hooks.ops"),
     ("lrp_hooks.loading", "lrp_hooks.tokens", "lrp_hooks.segments", "lrp_hooks.relevance", "lrp_hooks.files"),
     ("lrp_hooks.errors", "lrp_kernels"),

@@ -65,10 +65,16 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     return text
 
 
+def context_length(model: Any) -> int | None:
+    """How many tokens the model takes; None where its config does not say."""
+    maximum = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return maximum if isinstance(maximum, int) else None
+
+
 def check_length(model: Any, prompt_tokens: int, new_tokens: int) -> None:
     """Raise when prompt and answer do not fit into the model's context."""
-    maximum = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(maximum, int) and prompt_tokens + new_tokens > maximum:
+    maximum = context_length(model)
+    if maximum is not None and prompt_tokens + new_tokens > maximum:
         raise ContextLengthError(
             f"{prompt_tokens} tokens of prompt and {new_tokens} new ones are more than the model's {maximum}"
         )

@@ -1,6 +1,6 @@
 // The heatmap page's state, and what its scores are divided by.
 
-const state = { normalize: data.panels[0].normalize, palette: data.palette, range: "own", rows: "each", theme: "auto",
+const state = { normalize: data.panels[0].normalize, palette: data.palette, range: "own", rows: "each", theme: data.theme ?? "auto",
   hideSpecial: false, firstSpecial: false };
 
 const isSpecial = (panel, i) => panel.special[i] === 1 || (state.firstSpecial && i === 0);

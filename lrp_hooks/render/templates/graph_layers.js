@@ -15,6 +15,7 @@ function request(kind) {
 
 function frame(now) {
   dirty.frame = 0;
+  if (!canvas.width || !canvas.height) return; // out of sight, in a frame that is not laid out: resize() asks again
   pace(now);
   if (dirty.style) begin(true);
   else if (dirty.view && !layer.job) begin(false);

@@ -49,6 +49,7 @@ function filterChanged(relayout) {
 function listenControls() {
   for (const option of Object.keys(data.palettes)) make("option", control("palette"), "", option).value = option;
   control("palette").value = state.palette;
+  control("theme").value = state.theme;
   control("first-word").textContent = firstWord;
   control("special-control").hidden = !data.special.some(Boolean);
   control("threshold").value = stepOf(state.threshold);

@@ -27,6 +27,7 @@ function draw() {
 
 for (const name of Object.keys(data.palettes)) make("option", control("palette"), "", name).value = name;
 control("palette").value = state.palette;
+control("theme").value = state.theme;
 control("normalize").value = state.normalize;
 control("range-control").hidden = data.panels.length < 2;
 control("rows-control").hidden = !data.panels.some((panel) => panel.layers);

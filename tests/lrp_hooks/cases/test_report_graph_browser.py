@@ -16,7 +16,7 @@ from browser import chromium, complaints, needs_chromium
 from lrp_hooks.cases.schema import Case, CaseToken
 from lrp_hooks.cases.sweep.records import Attributed, Piece
 from lrp_hooks.graph.model import AttributionGraph
-from lrp_hooks.render import failures_graphs
+from lrp_hooks.render import failures_graphs, frames
 from lrp_hooks.render.failures import Report, failures_page
 
 pytestmark = needs_chromium
@@ -172,8 +172,8 @@ def test_without_the_drawing_library_the_report_says_so(tmp_path: Path, monkeypa
     from lrp_hooks.render import graph_page
 
     monkeypatch.setattr(graph_page, "find_spec", lambda _: None)
-    failures_graphs.frame.cache_clear()
+    frames.graph_frame.cache_clear()
     text = failures_page(report(tmp_path))
-    failures_graphs.frame.cache_clear()
+    frames.graph_frame.cache_clear()
     assert "graph pages need mpld3" in text
     assert '"frame":null' in text

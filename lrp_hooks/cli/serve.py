@@ -1,0 +1,86 @@
+"""``lrp-hooks serve``: the explorer, until interrupted."""
+
+from __future__ import annotations
+
+import webbrowser
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from rich.console import Console
+
+from lrp_hooks.cli.attribute import CHECKPOINT, consoles
+from lrp_hooks.cli.inputs import parse_memory
+from lrp_hooks.errors import InputError, MissingExtraError
+from lrp_hooks.graph.io import SUFFIX
+from lrp_hooks.loading.model import load_model
+
+
+def run(
+    model: str | None,
+    *,
+    files: tuple[Path, ...] = (),
+    folder: Path | None = None,
+    port: int | None = None,
+    browser: bool = False,
+    checkpoint: str = "auto",
+    max_memory: str | None = None,
+    unknown: str = "error",
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    **loading: Any,
+) -> None:
+    """The whole command.
+
+    Raises:
+        MissingExtraError: the web server's packages are not installed.
+        InputError: a taken port, an unknown option.
+        LrpError: a file that cannot be opened.
+    """
+    try:
+        from lrp_hooks.explorer.server import ExplorerServer
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"the explorer needs {error.name}. do: pip install 'lrp-hooks[serve]'") from error
+    from lrp_hooks.explorer.engine import Settings
+    from lrp_hooks.explorer.forms import Loading, read_form
+    from lrp_hooks.explorer.session import Session
+    from lrp_hooks.explorer.shelf import Shelf
+
+    if checkpoint not in CHECKPOINT:
+        raise InputError(f"--checkpoint {checkpoint!r} is unknown. choices: {', '.join(CHECKPOINT)}")
+    if model is not None and model.endswith(SUFFIX):
+        files, model = (Path(model), *files), None
+    wanted = None if model is None else read_form(Loading, {"name": model, **loading})
+    loader = partial(load_model, attn_implementation=attn_implementation, trust_remote_code=trust_remote_code)
+    session = Session(loader, Settings(unknown, CHECKPOINT[checkpoint], parse_memory(max_memory)), Shelf(folder))
+    _, notes = consoles()
+    for note in session.shelf.notes:
+        notes.print(f"left out: {note}", markup=False, highlight=False)
+    for file in files:
+        session.open(file.name, _bytes(file))
+    server = ExplorerServer(session, port)
+    if wanted is not None:
+        session.load(wanted)
+    _announce(notes, server.address)
+    if browser:
+        webbrowser.open(server.address)
+    with suppress(KeyboardInterrupt):  # the way to stop it
+        server.run()
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
+
+
+def _announce(notes: Console, address: str) -> None:
+    port = urlsplit(address).port
+    for line in (
+        f"explorer: {address}",
+        f"from another machine: ssh -L {port}:127.0.0.1:{port} HOST, then open this address. Ctrl+C stops.",
+    ):
+        notes.print(line, markup=False, highlight=False)

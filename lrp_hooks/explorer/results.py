@@ -1,0 +1,151 @@
+"""What the explorer shows: heatmaps and graphs, each with its page, its files, and the form that it was asked by."""
+
+from __future__ import annotations
+
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lrp_hooks.errors import InputError
+from lrp_hooks.graph.difference import difference
+from lrp_hooks.graph.io import SUFFIX as GRAPH
+from lrp_hooks.graph.model import AttributionGraph
+from lrp_hooks.render import graph_files, output
+from lrp_hooks.render.frames import Display, framed_graph, framed_heatmaps
+from lrp_hooks.render.graph_words import headline
+from lrp_hooks.render.heatmap import Heatmap
+from lrp_hooks.tokens import visible
+
+HEATMAPS = ".json"
+"""Suffix of the files that heatmaps are kept in."""
+
+
+class Result(ABC):
+    """Something that was explained, opened or compared."""
+
+    kind: ClassVar[str]
+    formats: ClassVar[tuple[str, ...]]
+    kept_as: ClassVar[str]
+
+    @abstractmethod
+    def page(self, display: Display) -> str:
+        """HTML for a frame."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What the list says: target, value, model, composite, size."""
+
+    @abstractmethod
+    def write(self, path: Path, palette: str) -> Sequence[Path]:
+        """Write a file in one of the formats; returns all files that this took."""
+
+
+@dataclass(frozen=True)
+class HeatmapResult(Result):
+    """One heatmap, or several side by side."""
+
+    heatmaps: tuple[Heatmap, ...]
+    kind: ClassVar[str] = "heatmap"
+    formats: ClassVar[tuple[str, ...]] = output.SUFFIXES
+    kept_as: ClassVar[str] = HEATMAPS
+
+    def page(self, display: Display) -> str:
+        return framed_heatmaps(self.heatmaps, display)
+
+    def facts(self) -> dict[str, Any]:
+        targets, models, rules = (
+            _joined(getattr(heatmap, name) for heatmap in self.heatmaps) for name in ("target", "model", "composite")
+        )
+        return {
+            "target": targets,
+            "value": self.heatmaps[0].value if len(self.heatmaps) == 1 else None,
+            "model": models,
+            "composite": rules,
+            "size": f"{len(self.heatmaps[0].tokens):,} tokens",
+        }
+
+    def write(self, path: Path, palette: str) -> Sequence[Path]:
+        return [output.save(self.heatmaps, path, title=f"Why? {self.heatmaps[0].target}", palette=palette)]
+
+
+@dataclass(frozen=True)
+class GraphResult(Result):
+    """An attribution graph, or the difference of two."""
+
+    graph: AttributionGraph
+    kind: ClassVar[str] = "graph"
+    formats: ClassVar[tuple[str, ...]] = graph_files.SUFFIXES
+    kept_as: ClassVar[str] = GRAPH
+
+    def page(self, display: Display) -> str:
+        return framed_graph(self.graph, display)
+
+    def facts(self) -> dict[str, Any]:
+        about = self.graph.about
+        value = about.get("value")
+        columns = "sentences or chunks, " if self.graph.segments is not None else ""
+        return {
+            "target": visible(str(about.get("target") or headline(self.graph))),
+            "value": value if isinstance(value, int | float) else None,
+            "model": visible(str(about.get("model", ""))),
+            "composite": visible(str(about.get("composite", ""))),
+            "size": f"{columns}{len(self.graph.nodes):,} nodes, {len(self.graph):,} edges",
+        }
+
+    def write(self, path: Path, palette: str) -> Sequence[Path]:
+        return graph_files.write_graph(self.graph, path, palette=palette)
+
+
+def compared(results: Sequence[Result]) -> Result:
+    """Heatmaps side by side, or the first graph minus the second.
+
+    Raises:
+        InputError: heatmaps with graphs, or other than two graphs.
+        GraphError: graphs over different tokens.
+    """
+    heatmaps = [heatmap for result in results if isinstance(result, HeatmapResult) for heatmap in result.heatmaps]
+    graphs = [result.graph for result in results if isinstance(result, GraphResult)]
+    if not graphs:
+        return HeatmapResult(tuple(_named(heatmaps)))
+    if heatmaps or len(graphs) != 2:
+        raise InputError("choose heatmaps, which are put side by side, or two graphs, which are subtracted")
+    return GraphResult(difference(*graphs))
+
+
+def opened(name: str, data: bytes) -> Result:
+    """A saved graph (``.safetensors``) or saved heatmaps (``.json``). Nothing in a file is executed.
+
+    Raises:
+        InputError: another suffix.
+        LrpError: a damaged or foreign file.
+    """
+    suffix = Path(name).suffix.lower()
+    if suffix not in (GRAPH, HEATMAPS):
+        raise InputError(f"{visible(name)}: the explorer opens saved graphs ({GRAPH}) and heatmaps ({HEATMAPS})")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"opened{suffix}"
+        path.write_bytes(data)
+        return read(path)
+
+
+def read(path: Path) -> Result:
+    """A result from the file that it was kept in."""
+    if path.suffix.lower() == GRAPH:
+        return GraphResult(AttributionGraph.load(path))
+    heatmaps = output.load(path)
+    if not heatmaps:
+        raise InputError(f"{path.name} holds no heatmap")
+    return HeatmapResult(tuple(heatmaps))
+
+
+def _named(heatmaps: Sequence[Heatmap]) -> list[Heatmap]:
+    """Panels with a title: what tells them apart."""
+    differing = [name for name in ("model", "composite", "target") if len({getattr(h, name) for h in heatmaps}) > 1]
+    return [replace(h, title=", ".join(str(getattr(h, name)) for name in differing) or h.title) for h in heatmaps]
+
+
+def _joined(words: Iterable[Any]) -> str:
+    return " | ".join(dict.fromkeys(visible(str(word)) for word in words))

@@ -1,0 +1,126 @@
+"""One explorer: the model, the work on it, and what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lrp_hooks.errors import InputError
+from lrp_hooks.explorer.engine import Engine, Settings
+from lrp_hooks.explorer.forms import Comparing, Continuing, Explaining, Loading, Reading
+from lrp_hooks.explorer.jobs import Job, Jobs
+from lrp_hooks.explorer.results import GraphResult, HeatmapResult, compared, opened
+from lrp_hooks.explorer.shelf import Entry, Shelf
+from lrp_hooks.loading.loaded import LoadedModel
+
+Loader = Callable[..., LoadedModel]
+"""`lrp_hooks.loading.model.load_model` with what the user decided at the start: whether remote code may run."""
+
+
+class Session:
+    """What the page's requests act on.
+
+    Args:
+        loader: loads the model that a name stands for.
+        settings: how models are instrumented.
+        shelf: keeps the results.
+    """
+
+    def __init__(self, loader: Loader, settings: Settings, shelf: Shelf):
+        self.jobs = Jobs()
+        self.shelf = shelf
+        self._loader = loader
+        self._settings = settings
+        self._engine: Engine | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What a page needs when it is opened."""
+        return {
+            "model": self._model(),
+            "entries": [entry.facts() for entry in self.shelf],
+            "jobs": [job.facts() for job in self.jobs.unfinished()],
+            "folder": None if self.shelf.folder is None else str(self.shelf.folder),
+            "notes": self.shelf.notes,
+        }
+
+    def load(self, form: Loading) -> Job:
+        """Replace the model; the old one is freed before the new one is loaded."""
+
+        def work(job: Job) -> dict[str, Any]:
+            job.begin(f"loading {form.name}")
+            if self._engine is not None:
+                self._engine.release()
+                self._engine = None
+            options = {"dtype": form.dtype, "device": form.device or None, "revision": form.revision or None}
+            self._engine = Engine(self._loader(form.name, causal_for="lrp-hooks serve", **options), self._settings)
+            return self._model() or {}
+
+        return self.jobs.submit(f"load {form.name}", work)
+
+    def read(self, form: Reading) -> Job:
+        return self.jobs.submit("read the prompt", lambda job: self._ready().read(form, job))
+
+    def go_on(self, form: Continuing) -> Job:
+        return self.jobs.submit("let the model go on", lambda job: self._ready().go_on(form, job))
+
+    def explain(self, form: Explaining) -> Job:
+        """The job's result is the list of new entries."""
+        question = form.model_dump(mode="json")
+
+        def work(job: Job) -> list[dict[str, Any]]:
+            start, entries = time.monotonic(), []
+            engine = self._ready()
+            if form.show == "heatmap":
+                made: Any = [HeatmapResult((engine.heatmap(form, job),))]
+            else:
+                made = map(GraphResult, engine.graphs(form, job))
+            for result in made:
+                seconds = round(time.monotonic() - start, 2)
+                entries.append(self.shelf.add(result, "explained", question, seconds).facts())
+            return entries
+
+        return self.jobs.submit("heatmap" if form.show == "heatmap" else "attribution graph", work)
+
+    def compare(self, form: Comparing) -> Entry:
+        """Put results beside each other.
+
+        Raises:
+            LrpError: they cannot be compared; says why.
+        """
+        return self.shelf.add(compared([self.shelf.get(number).result for number in form.results]), "compared")
+
+    def open(self, name: str, data: bytes) -> Entry:
+        """Take up a file that somebody saved.
+
+        Raises:
+            LrpError: it is none of ours, or damaged.
+        """
+        return self.shelf.add(opened(name, data), "opened")
+
+    def close(self) -> None:
+        """Stop the work and give the model back as it was."""
+        self.jobs.close()
+        if self._engine is not None:
+            self._engine.release()
+
+    def _ready(self) -> Engine:
+        if self._engine is None:
+            raise InputError("no model is loaded yet. do: load one, by its folder or its hub name")
+        return self._engine
+
+    def _model(self) -> dict[str, Any] | None:
+        engine = self._engine
+        if engine is None:
+            return None
+        model, tokenizer = engine.loaded.model, engine.loaded.tokenizer
+        parameter = next(model.parameters())
+        return {
+            "name": engine.loaded.name,
+            "source": engine.loaded.source,
+            "class": type(model).__name__,
+            "dtype": str(parameter.dtype).removeprefix("torch."),
+            "device": str(parameter.device),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "chat": bool(getattr(tokenizer, "chat_template", None)),
+        }

@@ -1,0 +1,101 @@
+// The prompt's tokens, what could come after each, and what the model would say from there.
+
+const LISTED = 3000; // tokens that are shown one by one
+
+function readPrompt(position = -1) {
+  act(async () => {
+    const prompt = thePrompt(), extra = control("extra").value ? [control("extra").value] : [];
+    const read = await follow(await send("/api/read", { prompt, position, extra, composite: control("composite").value }));
+    if (!read) return;
+    const same = state.read && JSON.stringify(state.read.prompt) === JSON.stringify(prompt);
+    const end = read.position === read.tokens.length - 1;
+    state.read = { ...read, prompt, asked: end ? -1 : read.position };
+    if (!same) control("written").hidden = true;
+    drawTokens();
+    drawCandidates();
+    control("candidates-card").hidden = false;
+  });
+}
+
+function drawTokens() {
+  const { tokens, position } = state.read, box = control("tokens"), first = Math.max(0, tokens.length - LISTED);
+  box.replaceChildren();
+  if (first) make("span", box, "note", `… ${first.toLocaleString("en")} tokens before …`);
+  tokens.slice(first).forEach((token, k) => {
+    const node = make("span", box, token.special ? "special" : "", token.text.replaceAll("↵", "↵\n"));
+    node.dataset.i = first + k;
+    node.setAttribute("role", "option");
+    node.setAttribute("aria-selected", String(first + k === position));
+  });
+  const chosen = box.querySelector('[aria-selected="true"]');
+  if (chosen) box.scrollTop = Math.max(0, chosen.offsetTop - box.offsetTop - box.clientHeight + 40);
+}
+
+function drawCandidates() {
+  const { tokens, position, candidates } = state.read, table = control("candidates");
+  control("candidates-words").textContent = `${tokens.length.toLocaleString("en")} tokens. After token ${position}, “${tokens[position].label}”:`;
+  table.replaceChildren();
+  const head = make("tr", make("thead", table));
+  for (const name of ["", "token", "logit", "p", ""]) make("th", head, "", name);
+  const body = make("tbody", table);
+  for (const row of candidates) {
+    const line = make("tr", body);
+    make("td", line, "", row.rank.toLocaleString("en"));
+    make("td", line, "word", row.label).title = `id ${row.id}`;
+    make("td", line, "", row.logit.toFixed(3));
+    make("td", line, "", row.probability >= 1e-4 ? `${(100 * row.probability).toFixed(2)} %` : row.probability.toExponential(1));
+    const actions = make("td", line);
+    for (const [id, label] of [["target", "why"], ["contrast", "not"]]) {
+      const button = make("button", actions, "", label);
+      button.title = id === "target" ? "the target: explain this token" : "the contrast: prefer it against this token";
+      button.dataset.side = id;
+      button.dataset.token = `#${row.id}`;
+      button.addEventListener("click", () => { const field = control(id); field.value = field.value === button.dataset.token ? "" : button.dataset.token; markSides(); });
+    }
+    const go = make("button", actions, "", "write");
+    go.title = "let the model write on from this token";
+    go.addEventListener("click", () => writeFrom(row));
+  }
+  markSides();
+}
+
+// Which candidates are target and contrast; the words beside the fields name what their ids stand for.
+function markSides() {
+  const known = new Map((state.read?.candidates ?? []).map((row) => [`#${row.id}`, row.label]));
+  for (const button of document.querySelectorAll("#candidates button[data-side]")) {
+    button.setAttribute("aria-pressed", String(control(button.dataset.side).value === button.dataset.token));
+  }
+  for (const id of ["target", "contrast"]) {
+    const label = known.get(control(id).value);
+    control(id).title = "A token's text, #id or rank:N";
+    control(`${id}-label`).textContent = label ? ` “${label}”` : "";
+  }
+}
+
+function writeFrom(row) {
+  act(async () => {
+    const box = control("written"), prompt = state.read.prompt;
+    if (state.read.asked !== -1) throw new Error("Writing goes on after the whole prompt: choose its last token first.");
+    box.hidden = false;
+    control("take").hidden = true;
+    control("written-words").textContent = `From “${row.label}”:`;
+    const show = (text) => { control("written-text").textContent = text; };
+    const said = await follow(await send("/api/continue", { prompt, token: row.id }), (job) => show(job.text));
+    if (!said) return;
+    show(said.text);
+    control("written-words").textContent = `From “${row.label}”, ${said.tokens} tokens more${said.ended ? ", to its end" : ""}:`;
+    control("take").hidden = false;
+    control("take").onclick = () => { control("completion").value = prompt.completion + said.text; readPrompt(); };
+  });
+}
+
+function listenCandidates() {
+  control("tokens").addEventListener("click", (event) => { const i = event.target.dataset?.i; if (i !== undefined) readPrompt(+i); });
+  control("tokens").addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step || !state.read) return;
+    event.preventDefault();
+    readPrompt(Math.min(state.read.tokens.length - 1, Math.max(0, state.read.position + step)));
+  });
+  control("extra-form").addEventListener("submit", (event) => { event.preventDefault(); readPrompt(state.read.asked); });
+}

@@ -1,0 +1,70 @@
+// Talking to the server: requests, and jobs, which are followed until they end.
+
+const state = { palette: data.palette, theme: "auto", model: null, entries: [], open: null, chosen: new Set(), read: null, job: null };
+
+async function call(path, options = {}) {
+  let answer;
+  try { answer = await fetch(path, options); } catch { throw new Error("The server does not answer: was lrp-hooks serve stopped?"); }
+  const kind = answer.headers.get("content-type") || "";
+  const body = kind.startsWith("application/json") ? await answer.json() : await answer.text();
+  if (!answer.ok) throw new Error(body.error || body || `the server says ${answer.status}`);
+  return body;
+}
+const send = (path, form) => call(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(form) });
+
+function complain(error) {
+  control("error").hidden = !error;
+  control("error").textContent = error ? String(error.message || error) : "";
+}
+
+const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+const words = (seconds) => (seconds < 90 ? `${seconds.toFixed(0)} s` : `${(seconds / 60).toFixed(1)} min`);
+
+// What is left, from the pace since the step began to count.
+let pace = null;
+function remaining(job) {
+  if (!pace || pace.number !== job.number || pace.step !== job.step || job.done < pace.done) pace = { number: job.number, step: job.step, done: job.done, at: job.seconds };
+  const made = job.done - pace.done, took = job.seconds - pace.at;
+  return made > 0 && took > 3 ? `, about ${words((took / made) * (job.total - job.done))} left` : "";
+}
+
+function showJob(job) {
+  const running = job.state === "waiting" || job.state === "running";
+  control("work").hidden = !running;
+  state.job = running ? job.number : null;
+  if (!running) return;
+  const bar = control("work-bar");
+  control("work-name").textContent = job.name;
+  const parts = job.total ? ` ${job.done.toLocaleString("en")}/${job.total.toLocaleString("en")}` : "";
+  control("work-step").textContent = job.state === "waiting" ? "waits for the work before it" : `${job.step}${parts} · ${words(job.seconds)}${remaining(job)}`;
+  if (job.total) { bar.max = job.total; bar.value = job.done; } else bar.removeAttribute("value");
+}
+
+// Follow a job to its end; returns its result, or null when it was cancelled.
+async function follow(job, each = () => {}) {
+  complain(null);
+  let wait = 60;
+  for (;;) {
+    showJob(job);
+    each(job);
+    if (job.state === "done") return job.result;
+    if (job.state === "cancelled") return null;
+    if (job.state === "failed") throw new Error(job.error);
+    await pause(wait);
+    wait = Math.min(400, wait * 1.3);
+    job = await call(`/api/jobs/${job.number}`);
+  }
+}
+
+// Run an action of the page: one at a time, errors are shown.
+let busy = false;
+function setBusy(now) {
+  busy = now;
+  for (const button of document.querySelectorAll("#ask button")) button.disabled = now;
+}
+async function act(action) {
+  if (busy) return;
+  setBusy(true);
+  try { await action(); } catch (error) { complain(error); control("work").hidden = true; }
+  setBusy(false);
+}

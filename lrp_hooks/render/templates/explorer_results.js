@@ -1,0 +1,111 @@
+// What was explained, opened or compared: the list, one of them in a frame, comparisons and files.
+
+const entryOf = (number) => state.entries.find((entry) => entry.number === number);
+
+function drawResults() {
+  const table = control("results");
+  table.replaceChildren();
+  control("no-results").hidden = state.entries.length > 0;
+  if (!state.entries.length) { drawChoice(); return; }
+  const head = make("tr", make("thead", table));
+  for (const name of ["", "", "kind", "explained", "value", "model", "rules", "size", "s"]) make("th", head, "", name);
+  const body = make("tbody", table);
+  for (const entry of [...state.entries].reverse()) {
+    const row = make("tr", body, entry.number === state.open ? "open" : "");
+    row.tabIndex = 0;
+    row.dataset.number = entry.number;
+    const box = make("input", make("td", row));
+    Object.assign(box, { type: "checkbox", checked: state.chosen.has(entry.number) });
+    box.setAttribute("aria-label", `Compare result ${entry.number}`);
+    make("td", row, "number", String(entry.number));
+    make("td", row, "", entry.origin === "explained" ? entry.kind : `${entry.kind}, ${entry.origin}`);
+    make("td", row, "word", entry.target).title = entry.target;
+    make("td", row, "number", entry.value === null ? "" : number(entry.value));
+    for (const words of [entry.model, entry.composite, entry.size]) make("td", row, "", words);
+    make("td", row, "number", entry.seconds === null ? "" : entry.seconds.toFixed(1));
+  }
+  drawChoice();
+}
+
+function drawChoice() {
+  const chosen = [...state.chosen].filter(entryOf), kinds = new Set(chosen.map((n) => entryOf(n).kind)), button = control("compare");
+  const graphs = kinds.has("graph");
+  button.disabled = chosen.length < 2 || kinds.size > 1 || (graphs && chosen.length !== 2);
+  button.textContent = graphs && chosen.length === 2 && kinds.size === 1 ? `subtract: ${Math.min(...chosen)} − ${Math.max(...chosen)}` : "compare";
+  button.title = "Tick heatmaps to see them side by side, or two graphs to subtract them";
+}
+
+function openEntry(number) {
+  state.open = number;
+  drawResults();
+  const entry = entryOf(number);
+  control("viewer").hidden = !entry;
+  if (!entry) return;
+  control("viewer-title").textContent = `${number}: ${entry.target}`;
+  control("again").hidden = !entry.question;
+  const choice = control("download");
+  choice.replaceChildren();
+  make("option", choice, "", "as …").value = "";
+  for (const format of entry.formats) make("option", choice, "", format).value = format;
+  const frame = control("frame");
+  frame.style.height = "";
+  frame.src = `/results/${number}?palette=${encodeURIComponent(state.palette)}&theme=${ground()}`;
+}
+
+async function openFile(file) {
+  const path = `/api/open?name=${encodeURIComponent(file.name)}`;
+  const entry = await call(path, { method: "POST", headers: { "content-type": "application/octet-stream" }, body: file });
+  complain(null);
+  state.entries.push(entry);
+  openEntry(entry.number);
+}
+
+function listenResults() {
+  addEventListener("message", (event) => {
+    const frame = control("frame");
+    if (event.source === frame.contentWindow && event.data?.height > 0) frame.style.height = `${Math.min(event.data.height + 4, 4000)}px`;
+  });
+  control("results").addEventListener("click", (event) => {
+    const row = event.target.closest("tbody tr");
+    if (!row) return;
+    const number = +row.dataset.number;
+    if (event.target.type === "checkbox") { if (event.target.checked) state.chosen.add(number); else state.chosen.delete(number); drawChoice(); } else openEntry(number);
+  });
+  control("results").addEventListener("keydown", (event) => {
+    const row = event.target.closest("tbody tr");
+    if (row && row === event.target && event.key === "Enter") openEntry(+row.dataset.number);
+  });
+  control("compare").addEventListener("click", () => act(async () => {
+    const entry = await send("/api/compare", { results: [...state.chosen].filter(entryOf).sort((a, b) => a - b) });
+    complain(null);
+    state.chosen.clear();
+    state.entries.push(entry);
+    openEntry(entry.number);
+  }));
+  control("open-button").addEventListener("click", () => control("open-file").click());
+  control("open-file").addEventListener("change", () => act(async () => {
+    for (const file of control("open-file").files) await openFile(file);
+    control("open-file").value = "";
+  }));
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => { event.preventDefault(); act(async () => { for (const file of event.dataTransfer.files) await openFile(file); }); });
+  control("again").addEventListener("click", () => fillQuestion(entryOf(state.open).question));
+  control("remove").addEventListener("click", () => act(async () => {
+    await call(`/api/results/${state.open}`, { method: "DELETE" });
+    state.entries = state.entries.filter((entry) => entry.number !== state.open);
+    state.chosen.delete(state.open);
+    openEntry(state.entries.at(-1)?.number ?? null);
+  }));
+  control("download").addEventListener("change", () => act(async () => {
+    const format = control("download").value;
+    control("download").value = "";
+    if (!format) return;
+    const answer = await fetch(`/results/${state.open}/download?format=${encodeURIComponent(format)}&palette=${encodeURIComponent(state.palette)}`);
+    if (!answer.ok) throw new Error((await answer.json()).error);
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(await answer.blob());
+    link.download = /filename="(.*)"/.exec(answer.headers.get("content-disposition"))[1];
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  }));
+}

@@ -1,0 +1,38 @@
+// Controls, first state, and the work that was under way when the page was opened.
+
+function restyle() {
+  document.documentElement.dataset.theme = ground();
+}
+
+async function begin() {
+  const known = await call("/api/state");
+  showModel(known.model);
+  state.entries = known.entries;
+  control("kept").textContent = known.folder ? `kept in ${known.folder}` : "kept until the server stops";
+  if (known.notes.length) complain(known.notes.join("\n"));
+  openEntry(state.entries.at(-1)?.number ?? null);
+  for (const job of known.jobs) await follow(job);
+  if (known.jobs.length) {
+    const now = await call("/api/state");
+    showModel(now.model);
+    state.entries = now.entries;
+    if (state.open === null) openEntry(state.entries.at(-1)?.number ?? null); else drawResults();
+  }
+}
+
+for (const name of Object.keys(data.palettes)) make("option", control("palette"), "", name).value = name;
+control("palette").value = state.palette;
+control("controls").addEventListener("input", () => {
+  for (const id of ["palette", "theme"]) state[id] = control(id).value;
+  restyle();
+  openEntry(state.open);
+});
+control("controls").addEventListener("submit", (event) => event.preventDefault());
+control("stop").addEventListener("click", () => { if (state.job !== null) call(`/api/jobs/${state.job}/cancel`, { method: "POST" }).catch(complain); });
+darkness.addEventListener("change", () => { restyle(); openEntry(state.open); });
+restyle();
+listenPrompt();
+listenCandidates();
+listenQuestion();
+listenResults();
+act(begin);
