@@ -31,6 +31,8 @@ from benchmarks.gpu_timings import Timing, ceilings, model_timings, step_names, 
 from benchmarks.roofline import LENGTHS, MODELS
 
 RESULT = Path(__file__).parent / "results" / "gpu.json"
+LAUNCHES = RESULT.with_name("gpu_launches.json")
+"""What `benchmarks.gpu_tuning` found; a run of this command leaves it as it is."""
 PAGE = Path(__file__).parent.parent / "docs" / "gpu.md"
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MODEL = "Qwen3-0.6B"
@@ -49,7 +51,7 @@ def main() -> int:
     parser.add_argument("--page", action="store_true", help="only write docs/gpu.md from what is known")
     options = parser.parse_args()
     if options.page:
-        PAGE.write_text(page(json.loads(RESULT.read_text())))
+        write_page()
         return 0
     if not torch.cuda.is_available():
         print(
@@ -72,8 +74,13 @@ def main() -> int:
         measured.append(row)
         rows = {"checks": _noted(found), "rows": [asdict(row) for row in measured]}
         RESULT.write_text(json.dumps({**environment(), **rows}, indent=1) + "\n")
-    PAGE.write_text(page(json.loads(RESULT.read_text())))
+    write_page()
     return 0
+
+
+def write_page() -> None:
+    """docs/gpu.md, from the results."""
+    PAGE.write_text(page(*(json.loads(path.read_text()) for path in (RESULT, LAUNCHES))))
 
 
 def _noted(found: Iterable[tuple[str, Check | str]]) -> list[dict[str, object]]:

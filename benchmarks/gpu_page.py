@@ -15,13 +15,13 @@ AT = ("Qwen3-0.6B", 12_288)
 """Where `PREDICTED` speaks of."""
 
 
-def page(facts: Mapping[str, Any]) -> str:
-    """Ceilings, kernels, whole models, and the checks that came before."""
+def page(facts: Mapping[str, Any], launches: Mapping[str, Any]) -> str:
+    """Ceilings, kernels, whole models, and the checks that came before; and what was found about launches."""
     rows, chip = facts["rows"], chip_of(facts["device"])
     return PAGE_TEXT.format(
         ceilings="\n".join(_ceilings(rows)), kernels="\n".join(_kernels(rows)), models="\n".join(_models(rows)),
         checks="\n".join(_checks(facts["checks"])), remark=fill(facts.get("remark", ""), 120),
-        launches="\n".join(_launches(facts.get("launches", []))), chip=chip.name, peak=f"{chip.peak / 1e12:,.0f}",
+        launches="\n".join(_launches(launches["rows"])), chip=chip.name, peak=f"{chip.peak / 1e12:,.0f}",
         bandwidth=f"{chip.bandwidth / 1e12:.2f}", **{name: facts[name] for name in NAMED},
     )  # fmt: skip
 

@@ -19,7 +19,8 @@ def row(kernel: str, model: str, tokens: int, seconds: float) -> dict[str, Any]:
 
 
 def test_the_page_is_made_from_the_committed_results() -> None:
-    assert gpu.PAGE.read_text() == gpu_page.page(json.loads(gpu.RESULT.read_text()))
+    results = (json.loads(path.read_text()) for path in (gpu.RESULT, gpu.LAUNCHES))
+    assert gpu.PAGE.read_text() == gpu_page.page(*results)
 
 
 def test_the_page_sets_predictions_peers_and_plain_models_beside_what_was_measured() -> None:
@@ -36,7 +37,9 @@ def test_the_page_sets_predictions_peers_and_plain_models_beside_what_was_measur
             row("model, attribution", *at, 0.75), row("attention, forward", at[0], 1536, 0.25),
         ],
     }  # fmt: skip
-    made = gpu_page.page(facts).splitlines()
+    launch = {"kernel": "dk and dv", "width": 64, "dtype": "bfloat16", "before": [1, 2], "now": [3, 4]}
+    made = gpu_page.page(facts, {"rows": [{**launch, "before_seconds": 0.002, "now_seconds": 0.001}]}).splitlines()
+    assert "| dk and dv | 64 | bfloat16 | 1, 2 | 2.00 | 3, 4 | 1.00 | 0.50 |" in made
     assert "| a copy | 1.000 | 4.00 |" in made
     assert "| Qwen3-0.6B | 12,288 | attention, forward | 2.000 | 4.0 | 2.5 | 1.000 | 12 |" in made
     assert "| Qwen3-0.6B | 1,536 | attention, forward | 250.000 | 4.0 |  |  | 12 |" in made
