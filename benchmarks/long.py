@@ -85,6 +85,8 @@ def points() -> Iterator[Point]:
     for tokens in (1024, 2048, 4096, 8192, 16_384, 32_768):
         for stage in ("forward", "attribution", "graph"):
             yield Point("demo", tokens, (stage,))
+    for tokens in (4096, 16_384):
+        yield Point("demo", tokens, ("graph of heads",))
     for tokens in (2048, 32_768):
         yield Point("demo", tokens, ("offloaded",))
     for tokens in (2048, 4096):
@@ -141,6 +143,7 @@ def stages(point: Point) -> Iterator[tuple[str, Callable[[], int | None], int | 
             "attribution": attribute,
             "offloaded": attribute,
             "graph": graph,
+            "graph of heads": lambda: graph(detail="heads"),
             "top graph": lambda: graph(points=(last - 1, last)),
         }
         for stage in point.stages:
@@ -364,7 +367,8 @@ others.
 
 Each row is a fresh process with checkpointing on; random tokens, target `LogitDiff()`, default pruning. "demo" is
 SmolLM2-135M-Instruct (30 layers, float32, made longer than it was trained for: memory does not mind), "small" four
-random layers of its width. "offloaded" is the attribution with the smallest `max_memory` that is not refused (three
+random layers of its width. "graph of heads" has the value, key and query path of every head for every edge (12 bytes
+each, which the table counts). "offloaded" is the attribution with the smallest `max_memory` that is not refused (three
 streams and twice one block's inside); "top graph" is the graph of the last block, in the process of the attribution.
 
 ![Memory against the number of tokens](images/benchmarks/long.svg)

@@ -141,6 +141,9 @@ def graph(
         str | None, typer.Option(help="Nodes for long prompts: 'sentences', or a number of tokens per node.")
     ] = None,
     detail: Annotated[bool, typer.Option("--detail", help="Paths (value, key, query) and top head per edge.")] = False,
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Paths of every head per edge; print the heads that carry most.")
+    ] = False,
     paths: Annotated[int, typer.Option(help="How many of the strongest paths to print.")] = 5,
     metrics: Annotated[bool, typer.Option("--metrics", help="Print metrics per residual point.")] = False,
     metrics_out: Annotated[
@@ -188,7 +191,7 @@ def graph(
             points=points,
             mid=mid,
             segments=segments,
-            detail=detail,
+            detail="heads" if heads else detail,
             shown=command.GraphShown(paths, metrics, tuple(metrics_out or ()), tuple(out or ()), palette),
             checkpoint=checkpoint,
             max_memory=max_memory,

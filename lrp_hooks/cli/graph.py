@@ -16,7 +16,9 @@ from lrp_hooks.cli.pace import pace
 from lrp_hooks.composites import resolve
 from lrp_hooks.errors import GraphError, InputError
 from lrp_hooks.graph.build import Pruning
+from lrp_hooks.graph.detail import Detail
 from lrp_hooks.graph.export.metrics import check_metrics_suffix, save_metrics
+from lrp_hooks.graph.heads import head_sums
 from lrp_hooks.graph.io import SUFFIX
 from lrp_hooks.graph.metrics import as_table, graph_metrics
 from lrp_hooks.graph.model import AttributionGraph
@@ -77,7 +79,7 @@ class GraphRequest:
     points: str | None = None
     mid: bool = False
     segments: str | None = None
-    detail: bool = False
+    detail: Detail = False
     shown: GraphShown = GraphShown()
     checkpoint: str = "auto"
     max_memory: str | None = None
@@ -186,6 +188,8 @@ def show(
     for path in graph.strongest_paths(shown.paths):
         table.add_row(f"{path.sign * path.strength:+.2%}", escape(in_words(path, graph)))
     console.print(table)
+    if graph.detail is not None and graph.detail.heads is not None:
+        console.print(heads_table(graph))
     if shown.metrics:
         console.print(metrics_table(graph))
     for out in shown.metrics_files:
@@ -207,6 +211,22 @@ def in_words(path: GraphPath, graph: AttributionGraph) -> str:
 
 def _stay(text: str, token: int, first: float, last: float) -> str:
     return f"{text!r}@{token} [{first}]" if first == last else f"{text!r}@{token} [{first}-{last}]"
+
+
+HEADS = 10
+"""Rows of the table of heads."""
+
+
+def heads_table(graph: AttributionGraph) -> Table:
+    """The heads that carry most, each with what its paths add up to over all kept edges."""
+    table = Table(title="heads", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for heading in ("block", "head", "Σ|w|", "between tokens", "value", "key", "query", "edges"):
+        table.add_column(heading, justify="right", header_style="dim")
+    for one in head_sums(graph)[:HEADS]:
+        moved = f"{one.between / one.size:.0%}" if one.size else ""
+        signed = (f"{x:+.3f}" for x in (one.value, one.key, one.query))
+        table.add_row(str(one.block), str(one.head), f"{one.size:.3f}", moved, *signed, f"{one.edges:,}")
+    return table
 
 
 METRICS = {

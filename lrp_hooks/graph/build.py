@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from lrp_hooks.errors import GraphError
-from lrp_hooks.graph.detail import edge_detail, no_attention
+from lrp_hooks.graph.detail import Detail, edge_detail, no_attention
 from lrp_hooks.graph.edges import Transition
 from lrp_hooks.graph.group import Grouping
-from lrp_hooks.graph.model import DETAIL, AttributionGraph, EdgeDetail, TransitionInfo
+from lrp_hooks.graph.model import AttributionGraph, EdgeDetail, TransitionInfo
 from lrp_hooks.graph.plan import Plan, Step
 from lrp_hooks.graph.prune import KeptEdges, RowBlocks, keep_above, keep_columns, keep_top_p
 from lrp_hooks.graph.tiled import TiledEdges, tiles_above, tiles_top_p
@@ -68,7 +68,7 @@ class GraphBuilder:
         scores: relevance [T] at a residual point that the backward pass has reached.
         value: gives the explained value once the backward pass has started.
         grouping: sums tokens into segments.
-        detail: whether kept edges get their paths and heads.
+        detail: what kept edges get of their paths and heads.
         progress: called with (transitions done, transitions in all).
     """
 
@@ -77,7 +77,7 @@ class GraphBuilder:
     scores: Callable[[float], Tensor]
     value: Callable[[], float]
     grouping: Grouping | None = None
-    detail: bool = False
+    detail: Detail = False
     progress: Callable[[int, int], None] | None = None
     kept: dict[Step, KeptEdges] = field(default_factory=dict)
     infos: dict[Step, TransitionInfo] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class GraphBuilder:
             if step.kind == "exact" and step.block == block:
                 self.stream(step, made.row_blocks, made.streamed)
                 if self.detail:
-                    self.details[step] = edge_detail(made, self.kept[step])
+                    self.details[step] = edge_detail(made, self.kept[step], self.detail)
 
     def local(self, block: int) -> None:
         """From a block's mid point to its output: each token to itself, with all its relevance."""
@@ -101,7 +101,7 @@ class GraphBuilder:
                 kept = keep_columns(listed, self.pruning.top_p, self.pruning.edge_threshold)
                 self._store(step, kept, above, rows)
                 if self.detail:
-                    self.details[step] = no_attention(len(self.kept[step].weight))
+                    self.details[step] = no_attention(len(self.kept[step].weight), self.detail)
 
     def _nodes(self, point: float) -> Tensor:
         """Relevance of the graph's columns at a point, on the CPU: one wait for a GPU, where each number that is looked
@@ -172,7 +172,7 @@ class GraphBuilder:
 
         finals = tuple(positions if self.grouping is None else self.grouping.holding(positions))
         details = [self.details[step] for step in steps] if self.detail else []
-        detail = EdgeDetail(*(joined([getattr(d, name) for d in details]) for name in DETAIL)) if details else None
+        detail = EdgeDetail.joined(details) if details else None
         return AttributionGraph(
             relevance=torch.stack([self._nodes(point) for point in self.plan.points]).float(),
             below=rows("below"),

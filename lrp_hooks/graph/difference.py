@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lrp_hooks.errors import GraphError
-from lrp_hooks.graph.model import AttributionGraph, EdgeDetail, TransitionInfo
+from lrp_hooks.graph.model import AttributionGraph, EdgeDetail, TransitionInfo, widened
 
 
 def difference(first: AttributionGraph, second: AttributionGraph) -> AttributionGraph:
@@ -32,8 +32,9 @@ def difference(first: AttributionGraph, second: AttributionGraph) -> Attribution
     ``total_mass`` add what each graph saw in its rows and does not hold, so for those rows they are upper bounds, and
     kept_mass / total_mass is a cautious share; ``dropped_relevance`` is the larger of the two.
 
-    ``detail`` exists when both graphs have it. Paths are subtracted like weights; the head is the one that both graphs
-    name, or that of the only graph with the edge, and -1 with head_weight 0 where the graphs name different heads.
+    ``detail`` exists when both graphs have it. Paths are subtracted like weights, those of every head where both graphs
+    have them; the head is the one that both graphs name, or that of the only graph with the edge, and -1 with
+    head_weight 0 where the graphs name different heads.
 
     ``about`` holds both descriptions (``first``, ``second``), and ``target``, ``value``, ``model`` in summary.
     ``input_ids`` are kept when they are the same; a column is special when it is in either graph.
@@ -117,7 +118,7 @@ class _Merged:
 
     def subtract(self, ours: Tensor, theirs: Tensor) -> Tensor:
         """[U] float32: one graph's values minus the other's; 0 where a graph lacks the edge."""
-        total = torch.zeros(len(self.key), dtype=torch.float64)
+        total = torch.zeros(len(self.key), *ours.shape[1:], dtype=torch.float64)
         return total.index_add_(0, self.at[0], ours.double()).index_add_(0, self.at[1], -theirs.double()).float()
 
     def holds(self, which: int) -> Tensor:
@@ -150,8 +151,11 @@ def _detail(first: AttributionGraph, second: AttributionGraph, merged: _Merged) 
         for name in ("value", "key", "query")
     }
     head_weight = merged.subtract(first.detail.head_weight, second.detail.head_weight)
+    heads_of = [detail.heads for detail in (first.detail, second.detail) if detail.heads is not None]
+    most = max((of.shape[1] for of in heads_of), default=0)
     return EdgeDetail(
         **paths,
+        heads=merged.subtract(*(widened(of, most) for of in heads_of)) if len(heads_of) == 2 else None,
         head=torch.where(agree, torch.maximum(*heads), -1),
         head_weight=torch.where(agree, head_weight, 0.0),
     )

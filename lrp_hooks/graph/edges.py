@@ -11,6 +11,7 @@ with what the one backward pass already computed (docs/mathematics.md):
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -42,12 +43,12 @@ class Transition:
 
     Attributes:
         call: the attention call.
-        query: [T] query path on the diagonal; key, value: [T] <k~, dk> and <v~, dv>; rest: [T] token-local.
+        query_heads: [H, T] query path on the diagonal; query: [T] summed over heads; rest: [T] token-local.
         kept: [T] D summed over heads: what flows through the attention output.
     """
 
     call: AttentionCall
-    query: Tensor
+    query_heads: Tensor
     rest: Tensor
     kept: Tensor
 
@@ -71,6 +72,10 @@ class Transition:
         if by == "head":
             return value + key
         return torch.stack((value.sum(0), key.sum(0), torch.diag(self.query), torch.diag(self.rest)))
+
+    @cached_property
+    def query(self) -> Tensor:
+        return self.query_heads.sum(0)
 
     @property
     def diagonal(self) -> Tensor:
@@ -125,7 +130,7 @@ def transition(
     dtype = compute_dtype(hidden)
     q_carry, k_carry, v_carry = carried or (q, k, v)
     flows = [
-        torch.zeros_like(relevance[row]) if g is None else relevance_sum(x[row], g[row]).sum(0).to(dtype) / unscale
+        relevance.new_zeros(x.shape[1:3]) if g is None else relevance_sum(x[row], g[row]).to(dtype) / unscale
         for x, g in zip((q_carry, k_carry, v_carry), grads, strict=True)
     ]
     factors, options = setting.factors, setting.options
@@ -150,7 +155,7 @@ def transition(
     )
     if carried is None:  # the same objects, so that no product is made twice
         call = replace(call, k_carry=call.k, v_carry=call.v)
-    rest = relevance[row].to(dtype) - flows[0] - flows[1] - flows[2]
+    rest = relevance[row].to(dtype) - flows[0].sum(0) - flows[1].sum(0) - flows[2].sum(0)
     return Transition(call, flows[0], rest, call.D.sum(0))
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from lrp_hooks.errors import GraphError
 from lrp_hooks.files import write_atomically
 from lrp_hooks.graph.model import DETAIL, AttributionGraph, EdgeDetail, TransitionInfo
-from lrp_hooks.segments import Segment
+from lrp_hooks.segments import Segment, check_partition
 
 SUFFIX = ".safetensors"
 FORMAT, VERSION = "lrp_hooks.graph", 3
@@ -32,6 +35,8 @@ def save_graph(graph: AttributionGraph, path: str | Path) -> Path:
         tensors["input_ids"] = graph.input_ids.to(torch.int64).contiguous()
     if graph.detail is not None:
         tensors |= {f"detail.{name}": getattr(graph.detail, name).contiguous() for name in DETAIL}
+        if graph.detail.heads is not None:
+            tensors["detail.heads"] = graph.detail.heads.contiguous()
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -60,51 +65,117 @@ def load_graph(path: str | Path) -> AttributionGraph:
         raise GraphError(f"there is no file {path}")
     try:
         with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get(FORMAT, "null"))
+            text = (file.metadata() or {}).get(FORMAT, "null")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, OSError) as error:
         raise GraphError(f"{path} is damaged or no safetensors file: {error}") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise GraphError(f"{path} is a safetensors file but holds no attribution graph")
-    if header.get("version") not in READABLE:
-        known = " and ".join(map(str, READABLE))
-        raise GraphError(f"{path} has graph version {header.get('version')}; this package reads versions {known}")
     try:
-        return _graph(header, tensors)
-    except (KeyError, TypeError, ValueError, GraphError) as error:
+        return _graph(_header(text, path), tensors)
+    except GraphError:
+        raise
+    except Exception as error:  # whatever a damaged or hostile file leads to
         raise GraphError(f"{path} is damaged: {error!r}") from error
 
 
-def _graph(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> AttributionGraph:
-    columns = {name: tensors[name].long() for name in COLUMNS}
-    weight, relevance = tensors["weight"], tensors["relevance"]
-    points, length = relevance.shape
-    detail = EdgeDetail(**{n: tensors[f"detail.{n}"] for n in DETAIL}) if f"detail.{DETAIL[0]}" in tensors else None
-    per_edge = [*columns.values(), *([] if detail is None else [getattr(detail, name) for name in DETAIL])]
-    segments = header["segments"]
-    if any(column.shape != weight.shape for column in per_edge):
+class _Kind(BaseModel):
+    """What every version's header says."""
+
+    format: Literal["lrp_hooks.graph"]
+    version: int
+
+
+class _Header(BaseModel):
+    """The header of a version that can be read. Nothing in it is taken for what it is not."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    position: int
+    positions: tuple[int, ...] = ()
+    points: tuple[float, ...]
+    tokens: tuple[str, ...]
+    special: tuple[bool, ...]
+    segments: tuple[Segment, ...] | None
+    transitions: tuple[TransitionInfo, ...]
+    about: dict[str, Any]
+
+
+def _header(text: str, path: Path) -> _Header:
+    try:
+        kind = _Kind.model_validate_json(text)
+    except ValidationError as error:
+        raise GraphError(f"{path} is a safetensors file but holds no attribution graph") from error
+    if kind.version not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise GraphError(f"{path} has graph version {kind.version}; this package reads versions {known}")
+    try:
+        return _Header.model_validate_json(text)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise GraphError(f"{path} is damaged: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from error
+
+
+def _graph(header: _Header, tensors: dict[str, torch.Tensor]) -> AttributionGraph:
+    """Raises ValueError for numbers that make no graph."""
+    weight, relevance = _numbers(tensors["weight"], 1), _numbers(tensors["relevance"], 2)
+    columns = {name: _integers(tensors[name]) for name in COLUMNS}
+    detail = _detail(tensors, len(weight))
+    if any(len(column) != len(weight) for column in columns.values()):
         raise ValueError("edges of different number")
-    if len(header["tokens"]) != length or len(header["special"]) != length or len(header["points"]) != points:
+    points, length = relevance.shape
+    if (len(header.points), len(header.tokens), len(header.special)) != (points, length, length) or not points:
         raise ValueError("nodes of different number")
+    if not all(a < b for a, b in pairwise((-math.inf, *header.points, math.inf))):
+        raise ValueError("residual points that do not ascend")
     limits = {"below": points, "above": points, "source": length, "target": length}
     for name, limit in limits.items():
         if len(weight) and not (int(columns[name].min()) >= 0 and int(columns[name].max()) < limit):
             raise ValueError(f"{name} outside 0..{limit - 1}")
-    position, positions = int(header["position"]), tuple(map(int, header.get("positions", ())))
-    if not all(0 <= column < length for column in (position, *positions)):
+    if bool((columns["below"] >= columns["above"]).any()):
+        raise ValueError("edges that do not lead upwards")
+    if not all(0 <= column < length for column in (header.position, *header.positions)):
         raise ValueError("position outside the tokens")
+    if header.segments is not None:
+        check_partition(header.segments, header.segments[-1].stop if len(header.segments) == length else 0)
+    for name in ("value", "target_value"):
+        if not math.isfinite(float(header.about.get(name, 0.0))):
+            raise ValueError(f"a {name} that is no number")
     return AttributionGraph(
         relevance=relevance,
         weight=weight,
-        points=tuple(float(p) if p % 1 else int(p) for p in header["points"]),
-        position=position,
-        positions=positions,
-        tokens=tuple(str(token) for token in header["tokens"]),
-        special=tuple(bool(flag) for flag in header["special"]),
-        segments=None if segments is None else tuple(Segment(**segment) for segment in segments),
-        transitions=tuple(TransitionInfo(**info) for info in header["transitions"]),
-        input_ids=tensors.get("input_ids"),
+        points=tuple(p if p % 1 else int(p) for p in header.points),
+        position=header.position,
+        positions=header.positions,
+        tokens=header.tokens,
+        special=header.special,
+        segments=header.segments,
+        transitions=header.transitions,
+        input_ids=None if "input_ids" not in tensors else _integers(tensors["input_ids"]),
         detail=detail,
-        about=dict(header["about"]),
+        about=header.about,
         **columns,
     )
+
+
+def _detail(tensors: dict[str, torch.Tensor], edges: int) -> EdgeDetail | None:
+    if f"detail.{DETAIL[0]}" not in tensors:
+        return None
+    parts = {name: tensors[f"detail.{name}"] for name in DETAIL}
+    columns = {name: _integers(x) if name == "head" else _numbers(x, 1) for name, x in parts.items()}
+    heads = tensors.get("detail.heads")
+    if any(len(column) != edges for column in columns.values()):
+        raise ValueError("edges of different number")
+    if heads is not None and _numbers(heads, 3).shape[::2] != (edges, 3):
+        raise ValueError("heads of other edges")
+    return EdgeDetail(**columns, heads=heads)
+
+
+def _numbers(x: torch.Tensor, dimensions: int) -> torch.Tensor:
+    if x.dtype not in (torch.float32, torch.float64) or x.dim() != dimensions or not torch.isfinite(x).all():
+        raise ValueError(f"{x.dtype} in {x.dim()} dimensions, or not finite, where numbers belong")
+    return x
+
+
+def _integers(x: torch.Tensor) -> torch.Tensor:
+    if x.dtype not in (torch.int32, torch.int64) or x.dim() != 1:
+        raise ValueError(f"{x.dtype} in {x.dim()} dimensions where indices belong")
+    return x.long()

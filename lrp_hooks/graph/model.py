@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -279,6 +279,8 @@ class EdgeDetail:
         value, key, query: [E] float32, the parts that take the attention's value, key and query path.
         head: [E] int64, the head with the largest |value + key|, -1 where no attention is involved.
         head_weight: [E] float32, value + key of that head.
+        heads: [E, H, 3] float32, the three paths of every head, on request; 0 beyond the heads of a block that has
+            fewer. Summed over heads it is (value, key, query).
     """
 
     value: Tensor
@@ -286,10 +288,27 @@ class EdgeDetail:
     query: Tensor
     head: Tensor
     head_weight: Tensor
+    heads: Tensor | None = None
 
     def select(self, edges: Tensor) -> EdgeDetail:
         """The same for some edges (indices or a mask)."""
-        return EdgeDetail(**{name: getattr(self, name)[edges] for name in DETAIL})
+        columns = {name: getattr(self, name)[edges] for name in DETAIL}
+        return EdgeDetail(**columns, heads=None if self.heads is None else self.heads[edges])
+
+    @classmethod
+    def joined(cls, parts: Sequence[EdgeDetail]) -> EdgeDetail:
+        """The details of several transitions, one after the other."""
+        columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in DETAIL}
+        heads = [part.heads for part in parts if part.heads is not None]
+        if len(heads) < len(parts):
+            return cls(**columns)
+        most = max((h.shape[1] for h in heads), default=0)
+        return cls(**columns, heads=torch.cat([widened(h, most) for h in heads]))
+
+
+def widened(heads: Tensor, most: int) -> Tensor:
+    """[E, H, 3] with 0 for heads that a block does not have, [E, most, 3]."""
+    return torch.nn.functional.pad(heads, (0, 0, 0, most - heads.shape[1]))
 
 
 DETAIL = ("value", "key", "query", "head", "head_weight")

@@ -24,6 +24,7 @@ from lrp_kernels.edges import (
     EdgeParts,
     EdgeRows,
     edge_rows,
+    head_edges,
     row_blocks,
 )
 from lrp_kernels.function import RuleFunction, compute_dtype, rule_of
@@ -75,6 +76,7 @@ __all__ = [
     "frozen_norm",
     "gated_product",
     "half_product",
+    "head_edges",
     "norm_forward",
     "norm_scale",
     "observed_softmax",

@@ -121,6 +121,8 @@ def _nodes_and_edges(graph: AttributionGraph) -> dict[str, Any]:
         data["detail"] = {
             name: packed("i" if name == "head" else "f", getattr(detail, name).tolist()) for name in DETAIL
         }
+        if detail.heads is not None:
+            data["heads"] = packed("f", detail.heads.flatten().tolist())
     return data
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lrp_hooks.errors import GraphError
 from lrp_hooks.graph.build import GraphBuilder, GraphColumns, Pruning, Unit
 from lrp_hooks.graph.collect import TransitionSource
+from lrp_hooks.graph.detail import Detail
 from lrp_hooks.graph.edges import Transition
 from lrp_hooks.graph.group import Grouping
 from lrp_hooks.graph.make import GraphMaker, check_cuts, explained_positions, scores_of
@@ -96,7 +97,7 @@ class Graphs(Attributions):
         points: Sequence[float] | None = None,
         mid: bool = False,
         segments: Sequence[Segment] | None = None,
-        detail: bool = False,
+        detail: Detail = False,
         method: Method = "auto",
         connected: bool = True,
         row: int = 0,
@@ -118,7 +119,8 @@ class Graphs(Attributions):
             mid: all mid points besides, where blocks have them.
             segments: a partition of the tokens (`lrp_hooks.segments`): nodes are segments and edges sums over their
                 tokens; `segments.expand` splits one again for a closer look.
-            detail: also the paths (value, key, query) and the strongest head of each kept edge.
+            detail: True: also the paths (value, key, query) and the strongest head of each kept edge; "heads": these
+                paths of every head (12 bytes per edge and head).
             method: "auto": the closed form where there is one, packed products for other blocks, with a warning;
                 "exact" refuses those; "packed" is the slow way for everything.
             connected: keep only edges from which an explained position can be reached: the target's, every position
@@ -137,6 +139,8 @@ class Graphs(Attributions):
         plan = make_plan(lrp.skeleton, points, mid=mid, method=method)
         mask = self.attention_mask
         grouping = None if segments is None else Grouping.of(segments, mask.shape[1], mask.device)
+        if detail not in (False, True, "heads"):
+            raise GraphError(f"detail={detail!r} is unknown. choices: False, True, 'heads'")
         if grouping is not None and detail:
             raise GraphError("edges between segments are sums over many heads and paths. do: detail=False")
 

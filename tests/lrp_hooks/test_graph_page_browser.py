@@ -302,6 +302,25 @@ def test_hovering_shows_nodes_and_the_parts_of_edges(open_page: Open) -> None:
     assert page.locator("#tip").is_hidden()
 
 
+def test_an_edge_names_its_three_strongest_heads_and_their_paths(open_page: Open) -> None:
+    graph = random_graph(edges=25)
+    zeros, heads = torch.zeros(25), torch.zeros(25, 5, 3)
+    for head, parts in enumerate([(0.5, 0, 0), (0, 0, 0), (-2, 0.5, 0), (1, 0, 0.25), (0.25, 0, 0)]):
+        heads[:, head] = torch.tensor(parts)
+    heads *= torch.arange(25)[:, None, None] + 1  # each edge has its own
+    detail = EdgeDetail(zeros, zeros, zeros, torch.full((25,), 3), zeros, heads)
+    page = open_page(replace(graph, detail=detail))
+    strongest = int(graph.weight.abs().argmax())
+    words = page.evaluate("edgeTip(0)[1]").splitlines()[-3:]
+    scale = strongest + 1
+    number = lambda x: f"{x:+#.3g}".replace("-", "\u2212").rstrip(".")  # noqa: E731
+    assert words == [
+        f"head 2: value {number(-2.0 * scale)}, key {number(0.5 * scale)}",
+        f"head 3: value {number(1.0 * scale)}, query {number(0.25 * scale)}",
+        f"head 0: value {number(0.5 * scale)}",
+    ]
+
+
 def test_the_keyboard_reaches_every_node_and_traces(open_page: Open) -> None:
     graph = random_graph()
     page = open_page(graph)

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lrp_kernels.edges import streamed, summed
+from lrp_kernels.edges import listed, streamed, summed
 from lrp_kernels.edges.call import AttentionCall, row_blocks
 from lrp_kernels.edges.reference import EdgeRows, edge_rows
-from lrp_kernels.edges.results import BIN_SHIFT, BINS, EdgeHistogram, EdgeList, EdgeParts
+from lrp_kernels.edges.results import BIN_SHIFT, BINS, EdgeHistogram, EdgeList, EdgeParts, HeadEdges
 
 __all__ = [
     "BINS",
@@ -19,12 +19,14 @@ __all__ = [
     "EdgeList",
     "EdgeParts",
     "EdgeRows",
+    "HeadEdges",
     "edge_histogram",
     "edge_list",
     "edge_parts",
     "edge_rows",
     "edge_sums",
     "edge_totals",
+    "head_edges",
     "row_blocks",
 ]
 
@@ -86,3 +88,8 @@ def edge_parts(call: AttentionCall, target: Tensor, source: Tensor, *, backend: 
     """Value and key path, the strongest head and its signed share, of the edges target[E] <- source[E]."""
     made: EdgeParts = _kernels(backend).edge_parts(call, target, source)
     return made
+
+
+def head_edges(call: AttentionCall, target: Tensor, source: Tensor) -> HeadEdges:
+    """Value and key path of the edges target[E] <- source[E] per head, gathered by PyTorch on any device."""
+    return listed.head_edges(call, target, source)

@@ -33,6 +33,14 @@ class EdgeList:
 
 
 @dataclass(frozen=True, eq=False)
+class HeadEdges:
+    """Value and key path of listed edges per head, [E, H] each."""
+
+    value: Tensor
+    key: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class EdgeParts:
     """What listed edges consist of, without the diagonal, [E]: value and key path, strongest head, its signed share."""
 

@@ -11,9 +11,13 @@ import torch
 from torch import Tensor
 
 from lrp_kernels.edges.call import AttentionCall, row_blocks
+from lrp_kernels.edges.listed import head_edges, parts_of
 from lrp_kernels.edges.reference import edge_rows
 from lrp_kernels.edges.results import BIN_SHIFT, BINS, EdgeHistogram, EdgeList, EdgeParts
 from lrp_kernels.edges.summed import edge_sums
+
+MANY = 16
+"""Edges of a row, as a share 1/MANY of its columns, from which on the whole row costs less than gathering."""
 
 
 def edge_histogram(call: AttentionCall, rows: Tensor, diagonal: Tensor | None = None) -> EdgeHistogram:
@@ -50,8 +54,11 @@ def edge_totals(call: AttentionCall, rows: Tensor, diagonal: Tensor | None = Non
 
 
 def edge_parts(call: AttentionCall, target: Tensor, source: Tensor) -> EdgeParts:
-    """The parts of the edges target[E] <- source[E]; the rows of all targets are made once more."""
+    """The parts of the edges target[E] <- source[E]: gathered where they are few of their rows' edges, otherwise the
+    rows of all targets are made once more."""
     count = len(target)
+    if count * MANY < len(torch.unique(target)) * call.length:
+        return parts_of(head_edges(call, target, source))
     value, key, head_weight = (call.D.new_zeros(count) for _ in range(3))
     head = torch.zeros(count, dtype=torch.long, device=target.device)
     unique = torch.unique(target)

@@ -13,6 +13,9 @@ const edges = { lower: integers(data.edges.lower), upper: integers(data.edges.up
 edges.count = edges.weight.length;
 const detail = data.detail && Object.fromEntries(Object.entries(data.detail).map(([k, v]) => [k, k === "head" ? integers(v) : floats(v)]));
 
+const headParts = data.heads ? floats(data.heads) : null; // [edges, heads, 3]: value, key, query
+const headCount = headParts && edges.count ? headParts.length / edges.count / 3 : 0;
+
 // Edges by one of their ends: those of node n are items[start[n]] .. items[start[n + 1] - 1], strongest first.
 function byEnd(ends) {
   const start = new Int32Array(nodes.count + 1), items = new Int32Array(edges.count);

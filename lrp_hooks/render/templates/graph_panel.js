@@ -1,6 +1,6 @@
 // Words about a node, edge, gap or column; the panel of the chosen node; the list of paths.
 
-const MOST_LISTED = 8;
+const MOST_LISTED = 8, MOST_HEADS = 3;
 const fixed = (value) => number(value, 3);
 const nodeName = (n) => data.labels[nodes.column[n]];
 const place = (n) => `${data.places[nodes.column[n]]}, residual point ${data.points[nodes.row[n]]}`;
@@ -33,9 +33,18 @@ function edgeTip(e) {
   if (detail) {
     const [value, keyed, query] = ["value", "key", "query"].map((part) => detail[part][e]);
     lines.push(`value ${fixed(value)}, key ${fixed(keyed)}, query ${fixed(query)}, rest ${fixed(edges.weight[e] - value - keyed - query)}`);
-    if (detail.head[e] >= 0) lines.push(`strongest head ${detail.head[e]}: ${fixed(detail.head_weight[e])}`);
+    if (headParts) lines.push(...headLines(e));
+    else if (detail.head[e] >= 0) lines.push(`strongest head ${detail.head[e]}: ${fixed(detail.head_weight[e])}`);
   }
   return [`${nodeName(lower)} → ${nodeName(upper)}`, lines.join("\n")];
+}
+
+// The heads that an edge runs through, and by which paths.
+function headLines(e) {
+  const heads = Array.from({ length: headCount }, (_, h) => [h, ...headParts.subarray((e * headCount + h) * 3, (e * headCount + h) * 3 + 3)]);
+  const whole = ([, ...parts]) => parts.reduce((sum, part) => sum + part, 0);
+  return heads.filter((head) => whole(head)).sort((a, b) => Math.abs(whole(b)) - Math.abs(whole(a))).slice(0, MOST_HEADS)
+    .map(([h, ...parts]) => `head ${h}: ${["value", "key", "query"].map((name, k) => (parts[k] ? `${name} ${fixed(parts[k])}` : "")).filter(Boolean).join(", ")}`);
 }
 
 function showNode(n) {
