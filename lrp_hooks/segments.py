@@ -79,7 +79,7 @@ def cut_segments(how: str, texts: Sequence[str]) -> tuple[Segment, ...]:
     """
     if how == "sentences":
         return sentences(texts)
-    if how.isdigit():
+    if re.fullmatch("[0-9]{1,9}", how):
         return chunks(texts, int(how))
     raise InputError(f"segments {how!r} are unknown. choices: sentences, or a number of tokens")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from lrp_hooks.errors import InputError, TokenError
@@ -14,10 +15,10 @@ def parse_token(text: str) -> Token:
     Raises:
         TokenError: a rank that is no number.
     """
-    if text.startswith("#") and text[1:].isdigit():
+    if re.fullmatch("#[0-9]{1,9}", text):
         return int(text[1:])
     if text.startswith("rank:"):
-        if not text[5:].isdigit():
+        if not re.fullmatch("rank:[0-9]{1,9}", text):
             raise TokenError(f"{text!r}: a rank is written rank:1, rank:2, …")
         return Rank(int(text[5:]))
     return text

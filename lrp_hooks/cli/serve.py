@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import html
+import os
+import sys
+import tempfile
 import webbrowser
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,22 +64,29 @@ def run(
     for note in session.shelf.notes:
         notes.print(f"left out: {note}", markup=False, highlight=False)
     for file in files:
-        session.open(file.name, _bytes(file))
+        if not file.is_file():
+            raise InputError(f"there is no file {file}")
+        session.open(file, file.name)
     server = ExplorerServer(session, port)
     if wanted is not None:
         session.load(wanted)
     _announce(notes, server.address)
-    if browser:
-        webbrowser.open(server.address)
-    with suppress(KeyboardInterrupt):  # the way to stop it
-        server.run()
+    with opened_in_browser(server.address) if browser else nullcontext():
+        ended = server.run()
+    if not ended:
+        notes.print("a step that cannot be interrupted was left behind", markup=False, highlight=False)
+        sys.stderr.flush()
+        os._exit(0)  # Python would wait for it
 
 
-def _bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
+@contextmanager
+def opened_in_browser(address: str) -> Iterator[None]:
+    """The address in the browser, by way of a file: everybody on the machine can read the words of a command."""
+    with tempfile.TemporaryDirectory() as folder:  # for its owner alone
+        page = Path(folder) / "explorer.html"
+        page.write_text(f'<meta http-equiv="refresh" content="0; url={html.escape(address)}">', encoding="utf-8")
+        webbrowser.open(page.as_uri())
+        yield
 
 
 def _announce(notes: Console, address: str) -> None:

@@ -26,6 +26,9 @@ from lrp_hooks.tokens import alone, token_texts, visible
 from lrp_hooks.trace import Trace
 from lrp_hooks.written import make_target, parse_token
 
+CONTEXT = 8
+"""Tokens before a text that its decoding looks at."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -95,13 +98,13 @@ class Engine:
         told = job.begin("writing")
 
         def look(said: Sequence[int]) -> bool:
-            job.text = decode(tokenizer, [*first, *said])
+            job.text = _after(tokenizer, ids, [*first, *said])
             told(len(said), room)
             return False
 
-        job.text = decode(tokenizer, first)
+        job.text = _after(tokenizer, ids, first)
         (_, said), *_ = generate(self.loaded.model, tokenizer, [[*ids, *first]], max_new_tokens=room, stop=look)
-        return {"text": decode(tokenizer, [*first, *said.ids]), "ended": said.ended, "tokens": len(said.ids)}
+        return {"text": _after(tokenizer, ids, [*first, *said.ids]), "ended": said.ended, "tokens": len(said.ids)}
 
     def heatmap(self, form: Explaining, job: Job) -> Heatmap:
         """Relevance of every token, and of every token at every residual point."""
@@ -113,7 +116,7 @@ class Engine:
         return Heatmap.from_relevance(relevance, self.loaded.tokenizer, model=self.loaded.name)
 
     def graphs(self, form: Explaining, job: Job) -> Iterator[AttributionGraph]:
-        """The attribution graph; a coarse one by sentences first where a page could not draw the tokens smoothly."""
+        """The attribution graph; and one over sentences where a page could not draw the tokens smoothly."""
         ids, tokenizer = self.encode(form.prompt), self.loaded.tokenizer
         target = make_target(form.kind, form.target, form.contrasts, form.position, tokenizer)
         texts = [token.text for token in token_texts(tokenizer, ids)]
@@ -136,9 +139,9 @@ class Engine:
             return replace(graph, about={**graph.about, "model": self.loaded.name})
 
         graph = made(segments, "building the graph: transitions")
+        yield graph
         if segments is None and not is_smooth(graph):
             yield made(sentences(texts), "building a graph of sentences: transitions")
-        yield graph
 
     def release(self) -> None:
         """Give up the kept forward and undo the instrumentation."""
@@ -200,6 +203,13 @@ def _blocks_told(lrp: Instrumentation, told: Any) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _after(tokenizer: Any, before: Sequence[int], ids: Sequence[int]) -> str:
+    """The text of ids after others. Some decoders drop the space at the start of a text: here nothing starts."""
+    tail = list(before[-CONTEXT:])
+    known, whole = decode(tokenizer, tail), decode(tokenizer, [*tail, *ids])
+    return whole.removeprefix(known) if whole.startswith(known) else decode(tokenizer, ids)
 
 
 def _candidate(row: TopToken) -> dict[str, Any]:

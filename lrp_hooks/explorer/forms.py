@@ -14,20 +14,34 @@ F = TypeVar("F", bound="Form")
 Kind = Literal["logit-diff", "logit", "max-logit", "demeaned-logit", "topk-mean-logit", "log-prob"]
 
 
-class Form(BaseModel):
-    """A request's body."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+Position = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+Number = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class Turn(Form):
+class Part(BaseModel):
+    """Fields that are checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Form(Part):
+    """A request's body.
+
+    Attributes:
+        model: number of the model that it is about (`Session.state`), which may have been replaced; None: any.
+    """
+
+    model: Number | None = None
+
+
+class Turn(Part):
     """One message of a chat."""
 
     role: Annotated[str, Field(min_length=1, max_length=40)]
     content: str
 
 
-class Prompt(Form):
+class Prompt(Part):
     """A text, or a chat through the model's template; and what the model has said so far."""
 
     text: str | None = None
@@ -45,7 +59,7 @@ class Reading(Form):
     """What would the model say after this prompt, or after one of its tokens?"""
 
     prompt: Prompt
-    position: int = -1
+    position: Position = -1
     composite: CompositeName = "attnlrp"
     top: Annotated[int, Field(ge=1, le=100)] = 12
     extra: tuple[str, ...] = ()
@@ -55,7 +69,7 @@ class Continuing(Form):
     """Let the model go on from the prompt, after one token that is chosen for it."""
 
     prompt: Prompt
-    token: Annotated[int, Field(ge=0)] | None = None
+    token: Number | None = None
     new_tokens: Annotated[int, Field(ge=1, le=2000)] = 60
 
 
@@ -63,7 +77,7 @@ class Explaining(Form):
     """Why the target and not the contrast? Tokens as `lrp_hooks.written` reads them."""
 
     prompt: Prompt
-    position: int = -1
+    position: Position = -1
     target: str | None = None
     contrasts: tuple[str, ...] = ()
     kind: Kind = "logit-diff"
@@ -89,7 +103,7 @@ class Loading(Form):
 class Comparing(Form):
     """Which results to put beside each other."""
 
-    results: Annotated[tuple[int, ...], Field(min_length=2, max_length=8)]
+    results: Annotated[tuple[Number, ...], Field(min_length=2, max_length=8)]
 
 
 def read_form(kind: type[F], body: bytes | Mapping[str, Any]) -> F:

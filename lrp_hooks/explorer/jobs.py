@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+import queue
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
 
-from lrp_hooks.errors import LrpError, first_line
+from lrp_hooks.errors import InputError, LrpError, first_line
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
-KEPT = 50
-"""Finished jobs that can still be asked about."""
+KEPT, WAITING = 10, 20
+"""Finished jobs that can still be asked about; unfinished ones that there may be."""
 logger = logging.getLogger(__name__)
 
 
@@ -75,19 +76,30 @@ Work = Callable[[Job], Any]
 
 
 class Jobs:
-    """A queue with one worker: models are used by one thread at a time."""
+    """A queue with one worker: models are used by one thread at a time.
+
+    The worker is a daemon: a step that nobody can interrupt, a download on a dead network, does not keep the program.
+    """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="explorer")
+        self._queue: queue.SimpleQueue[tuple[Job, Work] | None] = queue.SimpleQueue()
+        self._worker = threading.Thread(target=self._work, name="explorer", daemon=True)
         self._numbers = count(1)
         self._jobs: dict[int, Job] = {}
+        self._worker.start()
 
     def submit(self, name: str, work: Work) -> Job:
-        """Queue work; its return value is the job's result."""
+        """Queue work; its return value is the job's result.
+
+        Raises:
+            InputError: too much is waiting already.
+        """
+        if len(self.unfinished()) >= WAITING:
+            raise InputError(f"{WAITING} pieces of work are waiting. do: stop some, or wait")
         job = Job(next(self._numbers), name)
         self._jobs[job.number] = job
         self._forget()
-        self._pool.submit(self._run, job, work)
+        self._queue.put((job, work))
         return job
 
     def get(self, number: int) -> Job | None:
@@ -95,24 +107,35 @@ class Jobs:
 
     def unfinished(self) -> list[Job]:
         """In the order in which they will be done."""
-        return [job for job in self._jobs.values() if job.ended is None]
+        return [job for job in list(self._jobs.values()) if job.ended is None]
 
     def cancel(self, number: int) -> None:
         """Ask a job to stop: it does at its next step, or never starts."""
-        if (job := self.get(number)) is not None:
-            job.asked_to_stop = True
+        job = self.get(number)
+        if job is None:
+            return
+        job.asked_to_stop = True
+        if job.state == "waiting":  # at once, whatever runs before it
+            job.ended, job.state = time.monotonic(), "cancelled"
 
-    def close(self) -> None:
-        """Cancel everything and wait for the worker."""
+    def close(self, seconds: float = 5.0) -> bool:
+        """Cancel everything and wait for the worker; whether it has ended."""
         for job in self.unfinished():
-            job.asked_to_stop = True
-        self._pool.shutdown(wait=True)
+            self.cancel(job.number)
+        self._queue.put(None)
+        self._worker.join(seconds)
+        return not self._worker.is_alive()
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            self._run(*item)
 
     def _run(self, job: Job, work: Work) -> None:
-        job.started = time.monotonic()
+        if job.asked_to_stop:
+            job.ended, job.state = job.ended or time.monotonic(), "cancelled"
+            return
+        job.started, job.state = time.monotonic(), "running"
         try:
-            job.check()
-            job.state = "running"
             job.result = work(job)
             end: State = "done"
         except Cancelled:
@@ -126,6 +149,6 @@ class Jobs:
         job.state = end  # last: whoever sees it final sees the rest
 
     def _forget(self) -> None:
-        finished = [number for number, job in self._jobs.items() if job.ended is not None]
-        for number in finished[: -KEPT or None]:
-            del self._jobs[number]
+        finished = [number for number, job in list(self._jobs.items()) if job.ended is not None]
+        for number in finished[:-KEPT]:
+            self._jobs.pop(number, None)

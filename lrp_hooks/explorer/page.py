@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 
+from lrp_hooks.errors import LrpError
 from lrp_hooks.render.colours import PALETTES
+from lrp_hooks.render.frames import Frame, graph_frame, heatmap_frame
 from lrp_hooks.render.html import colour_data, policy, script_safe, template, template_file
 
 SCRIPTS = (
@@ -15,11 +19,19 @@ SCRIPTS = (
 STYLES = ("shared.css", "explorer.css")
 
 
+def _frames() -> Iterator[Frame]:
+    yield heatmap_frame()
+    with suppress(LrpError):  # without D3 there are no graph pages, which say so themselves
+        yield graph_frame()
+
+
 @cache
 def explorer_page() -> tuple[str, str]:
     """The page, and the content policy that it is sent with."""
     style, script = ("\n".join(map(template_file, names)) for names in (STYLES, SCRIPTS))
-    rules = f"{policy(style, script)}; connect-src 'self'; frame-src 'self'"
+    frames = list(_frames())  # results are drawn inside this page, and bound by its policy too
+    styles, scripts = [frame.style for frame in frames], [part for frame in frames for part in frame.scripts]
+    rules = f"{policy([style, *styles], script, *scripts)}; connect-src 'self'"
     text: str = template("explorer.html").render(
         title="lrp_hooks explorer",
         style=style,

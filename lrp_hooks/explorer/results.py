@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lrp_hooks.errors import InputError
+from lrp_hooks.errors import InputError, LrpError
 from lrp_hooks.graph.difference import difference
 from lrp_hooks.graph.io import SUFFIX as GRAPH
 from lrp_hooks.graph.model import AttributionGraph
@@ -21,6 +20,7 @@ from lrp_hooks.tokens import visible
 
 HEATMAPS = ".json"
 """Suffix of the files that heatmaps are kept in."""
+MOST_PANELS = 12
 
 
 class Result(ABC):
@@ -103,11 +103,13 @@ def compared(results: Sequence[Result]) -> Result:
     """Heatmaps side by side, or the first graph minus the second.
 
     Raises:
-        InputError: heatmaps with graphs, or other than two graphs.
+        InputError: heatmaps with graphs, other than two graphs, more than ``MOST_PANELS`` heatmaps.
         GraphError: graphs over different tokens.
     """
     heatmaps = [heatmap for result in results if isinstance(result, HeatmapResult) for heatmap in result.heatmaps]
     graphs = [result.graph for result in results if isinstance(result, GraphResult)]
+    if len(heatmaps) > MOST_PANELS:
+        raise InputError(f"{len(heatmaps)} heatmaps side by side are more than {MOST_PANELS}")
     if not graphs:
         return HeatmapResult(tuple(_named(heatmaps)))
     if heatmaps or len(graphs) != 2:
@@ -115,29 +117,26 @@ def compared(results: Sequence[Result]) -> Result:
     return GraphResult(difference(*graphs))
 
 
-def opened(name: str, data: bytes) -> Result:
+def opened(path: Path, name: str) -> Result:
     """A saved graph (``.safetensors``) or saved heatmaps (``.json``). Nothing in a file is executed.
 
+    Args:
+        name: what to call the file in errors, and whose suffix says what it is.
+
     Raises:
-        InputError: another suffix.
-        LrpError: a damaged or foreign file.
+        InputError: another suffix; the file is damaged or foreign.
     """
-    suffix = Path(name).suffix.lower()
+    suffix, shown = Path(name).suffix.lower(), visible(Path(name).name)
     if suffix not in (GRAPH, HEATMAPS):
-        raise InputError(f"{visible(name)}: the explorer opens saved graphs ({GRAPH}) and heatmaps ({HEATMAPS})")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"opened{suffix}"
-        path.write_bytes(data)
-        return read(path)
-
-
-def read(path: Path) -> Result:
-    """A result from the file that it was kept in."""
-    if path.suffix.lower() == GRAPH:
-        return GraphResult(AttributionGraph.load(path))
-    heatmaps = output.load(path)
+        raise InputError(f"{shown}: the explorer opens saved graphs ({GRAPH}) and heatmaps ({HEATMAPS})")
+    try:
+        if suffix == GRAPH:
+            return GraphResult(AttributionGraph.load(path))
+        heatmaps = output.load(path)
+    except LrpError as error:
+        raise InputError(str(error).replace(str(path), shown)) from error
     if not heatmaps:
-        raise InputError(f"{path.name} holds no heatmap")
+        raise InputError(f"{shown} holds no heatmap")
     return HeatmapResult(tuple(heatmaps))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+from contextlib import suppress
 
 import uvicorn
 
@@ -15,6 +17,7 @@ from lrp_hooks.explorer.session import Session
 HOST = "127.0.0.1"
 PORT, TRIED = 8765, 20
 """The port, and how many from it on are tried when it is taken."""
+MOST_CONNECTIONS = 200
 
 
 class ExplorerServer:
@@ -31,23 +34,28 @@ class ExplorerServer:
     """
 
     def __init__(self, session: Session, port: int | None = None):
-        self._socket = listen(port)
+        self._session, self._socket = session, listen(port)
         secret = new_secret()
-        self.address = f"http://{HOST}:{self._socket.getsockname()[1]}/?token={secret}"
+        self.address = f"http://{HOST}:{self._socket.getsockname()[1]}/#token={secret}"
         self._server = uvicorn.Server(
             uvicorn.Config(
                 Guard(application(session), secret),
                 log_level="warning",
-                access_log=False,  # it would hold the secret
+                access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=3,
+                limit_concurrency=MOST_CONNECTIONS,
             )
         )
 
-    def run(self) -> None:
-        """Serve until interrupted, or stopped from another thread."""
-        with self._socket:
+    def run(self) -> bool:
+        """Serve until interrupted, or stopped from another thread; then end the session's work.
+
+        Returns whether that has ended: a step that cannot be interrupted may go on.
+        """
+        with self._socket, suppress(KeyboardInterrupt):  # the way to stop it
             self._server.run(sockets=[self._socket])
+        return self._session.close()
 
     def stop(self) -> None:
         self._server.should_exit = True
@@ -61,6 +69,8 @@ def listen(port: int | None) -> socket.socket:
     """
     for candidate in range(PORT, PORT + TRIED) if port is None else (port,):
         made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        if os.name == "posix":  # elsewhere this would let two servers share a port
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             made.bind((HOST, candidate))
             made.listen(128)

@@ -6,17 +6,15 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lrp_hooks.errors import InputError, LrpError
-from lrp_hooks.explorer import results
-from lrp_hooks.explorer.results import Result
+from lrp_hooks.explorer.results import Result, opened
 from lrp_hooks.files import write_atomically
 
-_FILE = re.compile(r"(\d{4,})\.(?:safetensors|json)")
+_FILE = re.compile(r"(\d{4,9})\.(?:safetensors|json)")
 
 
 @dataclass(frozen=True)
@@ -24,27 +22,13 @@ class Entry:
     """A result and its number.
 
     Attributes:
-        origin: how it came about: "explained", "compared", "opened".
-        question: the form that it answers, as JSON; None where there is none.
-        seconds: what it took.
+        facts: what a page's list shows, as JSON: among it ``origin`` ("explained", "compared", "opened"), ``question``
+            (the form that it answers, None where there is none) and ``seconds`` (what it took).
     """
 
     number: int
     result: Result
-    origin: str
-    question: dict[str, Any] | None = None
-    seconds: float | None = None
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            "number": self.number,
-            "kind": self.result.kind,
-            "formats": self.result.formats,
-            "origin": self.origin,
-            "question": self.question,
-            "seconds": self.seconds,
-            **self.result.facts(),
-        }
+    facts: dict[str, Any]
 
 
 class Shelf:
@@ -52,15 +36,22 @@ class Shelf:
 
     Args:
         folder: keeps each entry as a file of its own format (``0001.safetensors``, ``0002.json``), with its question
-            beside it (``0001.question.json``); files that are there are taken up. None: they live as long as this.
+            beside it (``0001.question.json``); files that are there are taken up. A new one is for its owner alone:
+            prompts are private. None: entries live as long as this.
+
+    Attributes:
+        notes: what was found in the folder and could not be taken up.
+
+    Raises:
+        InputError: the folder cannot be made or read.
     """
 
     def __init__(self, folder: Path | None = None):
         self.folder = folder
         self.notes: list[str] = []
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
         self._entries: dict[int, Entry] = {}
-        self._next = 1
+        self._last = 0
         if folder is not None:
             self._take_up(folder)
 
@@ -71,16 +62,19 @@ class Shelf:
     def add(
         self, result: Result, origin: str, question: dict[str, Any] | None = None, seconds: float | None = None
     ) -> Entry:
-        """Number a result and keep it."""
-        with self._lock:
-            entry = Entry(self._next, result, origin, question, seconds)
-            self._next += 1
-            self._entries[entry.number] = entry
-        if self.folder is not None:
-            result.write(self._path(entry), "red-blue")
-            facts = {"origin": origin, "question": question, "seconds": seconds}
-            data = json.dumps(facts, ensure_ascii=False, indent=1).encode(errors="surrogatepass")
-            write_atomically(self.folder / f"{entry.number:04}.question.json", lambda file: file.write(data))
+        """Number a result and keep it. It is there once it is whole: its facts can be sent, its files are written.
+
+        Raises:
+            InputError: what it says about itself is no JSON.
+            LrpError: its file cannot be written.
+        """
+        with self._writing:
+            entry = _entry(self._last + 1, result, {"origin": origin, "question": question, "seconds": seconds})
+            self._last += 1
+            if self.folder is not None:
+                self._write(entry)
+            with self._lock:
+                self._entries[entry.number] = entry
         return entry
 
     def get(self, number: int) -> Entry:
@@ -91,37 +85,66 @@ class Shelf:
             return self._entries[number]
 
     def remove(self, number: int) -> None:
-        """Forget an entry, and its files."""
-        entry = self.get(number)
-        with self._lock:
-            self._entries.pop(number, None)
-        if self.folder is not None:
-            for path in (self._path(entry), self.folder / f"{number:04}.question.json"):
-                path.unlink(missing_ok=True)
+        """Forget an entry, and its files. Raises InputError when there is none."""
+        with self._writing:
+            entry = self.get(number)
+            with self._lock:
+                del self._entries[number]
+            if self.folder is not None:
+                for path in self._files(entry):
+                    path.unlink(missing_ok=True)
 
-    def _path(self, entry: Entry) -> Path:
+    def _files(self, entry: Entry) -> tuple[Path, Path]:
         assert self.folder is not None
-        return self.folder / f"{entry.number:04}{entry.result.kept_as}"
+        stem = f"{entry.number:04}"
+        return self.folder / f"{stem}{entry.result.kept_as}", self.folder / f"{stem}.question.json"
+
+    def _write(self, entry: Entry) -> None:
+        path, beside = self._files(entry)
+        asked = json.dumps({name: entry.facts[name] for name in BESIDE}, ensure_ascii=False, indent=1)
+        entry.result.write(path, "red-blue")
+        write_atomically(beside, lambda file: file.write(asked.encode()))
 
     def _take_up(self, folder: Path) -> None:
-        with suppress(FileNotFoundError):
-            for path in sorted(folder.iterdir()):
-                found = _FILE.fullmatch(path.name)
-                if found is None:
-                    continue
-                number = int(found[1])
-                self._next = max(self._next, number + 1)
-                try:
-                    self._entries[number] = Entry(number, results.read(path), **_facts(folder, number))
-                except LrpError as error:  # one damaged file does not hide the others
-                    self.notes.append(str(error))
-        self._entries = dict(sorted(self._entries.items()))
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            names = sorted(path.name for path in folder.iterdir())
+        except OSError as error:
+            raise InputError(f"{folder} cannot keep results: {error.strerror}. do: another --folder") from error
+        found = {int(match[1]): name for name in names if (match := _FILE.fullmatch(name))}
+        for number, name in sorted(found.items()):
+            self._last = number
+            try:
+                result = opened(folder / name, name)
+                self._entries[number] = _entry(number, result, _beside(folder, number))
+            except LrpError as error:  # one damaged file does not hide the others
+                self.notes.append(str(error))
 
 
-def _facts(folder: Path, number: int) -> dict[str, Any]:
+BESIDE = ("origin", "question", "seconds")
+"""What is known about a result besides what is in it."""
+
+
+def _entry(number: int, result: Result, beside: dict[str, Any]) -> Entry:
+    try:
+        facts = {"number": number, "kind": result.kind, "formats": result.formats, **beside, **result.facts()}
+        json.dumps(facts, ensure_ascii=False, allow_nan=False).encode()
+    except Exception as error:  # a file says what it likes about itself
+        raise InputError(f"the {result.kind} cannot be listed: {error}") from error
+    return Entry(number, result, facts)
+
+
+def _beside(folder: Path, number: int) -> dict[str, Any]:
     """What stands beside a result; a result without it can still be looked at."""
     try:
-        facts = json.loads((folder / f"{number:04}.question.json").read_text(encoding="utf-8", errors="surrogatepass"))
-        return {name: facts[name] for name in ("origin", "question", "seconds")}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {"origin": "opened"}
+        facts = json.loads((folder / f"{number:04}.question.json").read_text(encoding="utf-8"))
+        origin, question, seconds = (facts[name] for name in BESIDE)
+        found = {
+            "origin": str(origin),
+            "question": question if isinstance(question, dict) else None,
+            "seconds": None if seconds is None else float(seconds),
+        }
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+        return found
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+        return {"origin": "opened", "question": None, "seconds": None}

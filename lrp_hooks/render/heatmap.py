@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from lrp_hooks.errors import LrpError
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from lrp_hooks.relevance import Relevance
 
 MIDDLE = "inside block"
+FLOAT32 = 3.4e38
+"""Pages hold float32."""
 NORMALIZATIONS = ("max", "sum", "signed-sum", "none")
 
 
@@ -64,7 +67,8 @@ class Heatmap:
             raise LrpError(f"{len(self.tokens)} tokens do not fit scores, marks or layers of length {sorted(lengths)}")
         if self.points is not None and len(self.points) != len(rows):
             raise LrpError(f"{len(self.points)} names for {len(rows)} residual points")
-        if not all(map(math.isfinite, (self.value, *self.scores))) or not all(all(map(math.isfinite, r)) for r in rows):
+        numbers = chain((self.value, self.target_value or 0.0), self.scores, *rows)
+        if not all(abs(number) <= FLOAT32 for number in numbers):
             raise LrpError("relevance contains NaN or infinity. do: try float32 or bfloat16")
 
     @property

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, Literal, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from lrp_hooks.errors import LrpError
 from lrp_hooks.files import write_atomically
 from lrp_hooks.render.colours import palette_by_name
 from lrp_hooks.render.heatmap import Heatmap
-from lrp_hooks.tokens import TokenText
 
 SUFFIXES = (".html", ".svg", ".png", ".pdf", ".txt", ".json")
 FORMAT = "lrp_hooks.heatmap/1"
@@ -47,14 +49,26 @@ def load(path: str | Path) -> list[Heatmap]:
         LrpError: the file cannot be read or holds something else.
     """
     try:
-        records = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(records, list):
-            raise ValueError("it is no list")
-        return [_heatmap(record) for record in records]
+        records = _adapter().validate_json(Path(path).read_bytes(), strict=True)
     except OSError as error:
         raise LrpError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise LrpError(f"{path} holds no heatmaps of {FORMAT}: {error}") from error
+    except ValidationError as error:
+        wrong = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, wrong["loc"]))
+        raise LrpError(f"{path} holds no heatmaps of {FORMAT}: {where}{': ' if where else ''}{wrong['msg']}") from error
+    return [Heatmap(**{f.name: getattr(record, f.name) for f in fields(Heatmap)}) for record in records]
+
+
+@dataclass(frozen=True, eq=False)
+class _Record(Heatmap):
+    """A heatmap as it is written, with the name of the format. Nothing in it is taken for what it is not."""
+
+    format: Literal["lrp_hooks.heatmap/1"] = field(kw_only=True)
+
+
+@cache
+def _adapter() -> TypeAdapter[list[_Record]]:
+    return TypeAdapter(list[_Record])
 
 
 def _write(panels: list[Heatmap], file: IO[bytes], suffix: str, title: str, palette: str) -> None:
@@ -97,15 +111,3 @@ def _plain(panels: list[Heatmap], palette: str) -> str:
 def _record(panel: Heatmap) -> dict[str, Any]:
     tokens = [{**asdict(token), "display": token.display} for token in panel.tokens]
     return {"format": FORMAT, **{f.name: getattr(panel, f.name) for f in fields(panel)}, "tokens": tokens}
-
-
-def _heatmap(record: dict[str, Any]) -> Heatmap:
-    if record.get("format") != FORMAT:
-        raise ValueError(f"its format is {record.get('format')!r}")
-    known = {f.name: record[f.name] for f in fields(Heatmap)}
-    names = [f.name for f in fields(TokenText)]
-    known["tokens"] = tuple(TokenText(**{name: token[name] for name in names}) for token in known["tokens"])
-    for name in ("scores", "special", "points"):
-        known[name] = known[name] if known[name] is None else tuple(known[name])
-    known["layers"] = known["layers"] and tuple(tuple(row) for row in known["layers"])
-    return Heatmap(**known)

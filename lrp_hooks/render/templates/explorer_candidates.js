@@ -5,7 +5,7 @@ const LISTED = 3000; // tokens that are shown one by one
 function readPrompt(position = -1) {
   act(async () => {
     const prompt = thePrompt(), extra = control("extra").value ? [control("extra").value] : [];
-    const read = await follow(await send("/api/read", { prompt, position, extra, composite: control("composite").value }));
+    const read = await follow(await send("/api/read", aboutModel({ prompt, position, extra, composite: control("composite").value })));
     if (!read) return;
     const same = state.read && JSON.stringify(state.read.prompt) === JSON.stringify(prompt);
     const end = read.position === read.tokens.length - 1;
@@ -50,7 +50,7 @@ function drawCandidates() {
       button.title = id === "target" ? "the target: explain this token" : "the contrast: prefer it against this token";
       button.dataset.side = id;
       button.dataset.token = `#${row.id}`;
-      button.addEventListener("click", () => { const field = control(id); field.value = field.value === button.dataset.token ? "" : button.dataset.token; markSides(); });
+      button.addEventListener("click", () => { choose(id, button.dataset.token); markSides(); });
     }
     const go = make("button", actions, "", "write");
     go.title = "let the model write on from this token";
@@ -59,16 +59,25 @@ function drawCandidates() {
   markSides();
 }
 
+// Several ids are several contrasts; anything else is one token, spaces included.
+const tokensOf = (id) => { const text = control(id).value; return /^\s*#\d+(\s+#\d+)+\s*$/.test(text) ? text.trim().split(/\s+/) : text ? [text] : []; };
+
+// A click takes a token or gives it back; there is one target, and there may be several contrasts.
+function choose(id, token) {
+  const known = tokensOf(id), rest = known.filter((other) => other !== token && other.startsWith("#"));
+  control(id).value = known.includes(token) ? rest.join(" ") : id === "target" ? token : [...rest, token].join(" ");
+}
+
 // Which candidates are target and contrast; the words beside the fields name what their ids stand for.
 function markSides() {
   const known = new Map((state.read?.candidates ?? []).map((row) => [`#${row.id}`, row.label]));
   for (const button of document.querySelectorAll("#candidates button[data-side]")) {
-    button.setAttribute("aria-pressed", String(control(button.dataset.side).value === button.dataset.token));
+    button.setAttribute("aria-pressed", String(tokensOf(button.dataset.side).includes(button.dataset.token)));
   }
   for (const id of ["target", "contrast"]) {
-    const label = known.get(control(id).value);
-    control(id).title = "A token's text, #id or rank:N";
-    control(`${id}-label`).textContent = label ? ` “${label}”` : "";
+    const labels = tokensOf(id).map((token) => known.get(token)).filter(Boolean);
+    control(id).title = "A token's text, #id or rank:N" + (id === "contrast" ? "; several: #id #id" : "");
+    control(`${id}-label`).textContent = labels.map((label) => ` “${label}”`).join("");
   }
 }
 
@@ -80,7 +89,7 @@ function writeFrom(row) {
     control("take").hidden = true;
     control("written-words").textContent = `From “${row.label}”:`;
     const show = (text) => { control("written-text").textContent = text; };
-    const said = await follow(await send("/api/continue", { prompt, token: row.id }), (job) => show(job.text));
+    const said = await follow(await send("/api/continue", aboutModel({ prompt, token: row.id })), (job) => show(job.text));
     if (!said) return;
     show(said.text);
     control("written-words").textContent = `From “${row.label}”, ${said.tokens} tokens more${said.ended ? ", to its end" : ""}:`;

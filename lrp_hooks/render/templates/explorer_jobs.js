@@ -2,15 +2,29 @@
 
 const state = { palette: data.palette, theme: "auto", model: null, entries: [], open: null, chosen: new Set(), read: null, job: null };
 
+// The key of this explorer stands behind the # of its address, which browsers do not send. It stays with this tab.
+function takeKey() {
+  const found = /^#token=(.+)$/.exec(location.hash);
+  if (found) { sessionStorage.setItem("lrp_hooks", found[1]); history.replaceState(null, "", location.pathname); }
+  return sessionStorage.getItem("lrp_hooks") ?? "";
+}
+let key = takeKey();
+addEventListener("hashchange", () => { key = takeKey(); location.reload(); });
+
+async function ask(path, options = {}) {
+  try { return await fetch(path, { ...options, headers: { ...options.headers, authorization: `Bearer ${key}` } }); } catch {
+    throw new Error("The server does not answer: was lrp-hooks serve stopped?");
+  }
+}
+
 async function call(path, options = {}) {
-  let answer;
-  try { answer = await fetch(path, options); } catch { throw new Error("The server does not answer: was lrp-hooks serve stopped?"); }
-  const kind = answer.headers.get("content-type") || "";
+  const answer = await ask(path, options), kind = answer.headers.get("content-type") || "";
   const body = kind.startsWith("application/json") ? await answer.json() : await answer.text();
   if (!answer.ok) throw new Error(body.error || body || `the server says ${answer.status}`);
   return body;
 }
 const send = (path, form) => call(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(form) });
+const aboutModel = (form) => ({ model: state.model?.number ?? null, ...form }); // the server refuses it if another took its place
 
 function complain(error) {
   control("error").hidden = !error;
@@ -56,7 +70,13 @@ async function follow(job, each = () => {}) {
   }
 }
 
-// Run an action of the page: one at a time, errors are shown.
+// What needs no model, at any time; errors are shown.
+async function attempt(action) {
+  complain(null);
+  try { await action(); } catch (error) { complain(error); }
+}
+
+// What the model is asked, one thing at a time; errors are shown.
 let busy = false;
 function setBusy(now) {
   busy = now;
@@ -65,6 +85,10 @@ function setBusy(now) {
 async function act(action) {
   if (busy) return;
   setBusy(true);
-  try { await action(); } catch (error) { complain(error); control("work").hidden = true; }
+  try { await action(); } catch (error) {
+    complain(error);
+    control("work").hidden = true;
+    await call("/api/state").then(({ model }) => showModel(model), () => {}); // it may have been replaced in another tab
+  }
   setBusy(false);
 }

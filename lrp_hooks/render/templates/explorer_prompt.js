@@ -64,11 +64,11 @@ function listenPrompt() {
     event.preventDefault();
     const [name, dtype, device, revision] = ["name", "dtype", "device", "revision"].map((id) => control(`model-${id}`).value.trim());
     act(async () => {
-      const model = await follow(await send("/api/load", { name, dtype, device: device || null, revision: revision || null }));
-      if (!model) return;
-      control("candidates-card").hidden = true;
-      state.read = null;
-      showModel(model);
+      try { await follow(await send("/api/load", { name, dtype, device: device || null, revision: revision || null })); } finally {
+        control("candidates-card").hidden = true;
+        state.read = null;
+        showModel((await call("/api/state")).model);
+      }
     });
   });
 }

@@ -6,9 +6,8 @@ function theQuestion(show) {
   const form = { prompt: thePrompt(), show };
   const same = state.read && JSON.stringify(state.read.prompt) === JSON.stringify(form.prompt);
   form.position = same ? state.read.asked : -1;
-  const target = control("target").value, contrast = control("contrast").value;
-  if (target) form.target = target;
-  if (contrast) form.contrasts = [contrast];
+  if (control("target").value) form.target = control("target").value;
+  form.contrasts = tokensOf("contrast");
   for (const [name, id] of Object.entries(FIELDS)) form[name] = control(id).value;
   return { ...form, top_p: +control("top-p").value, node_threshold: +control("node-threshold").value, mid: control("mid").checked, detail: control("detail").checked };
 }
@@ -16,7 +15,7 @@ function theQuestion(show) {
 function fillQuestion(question) {
   fillPrompt(question.prompt);
   control("target").value = question.target ?? "";
-  control("contrast").value = question.contrasts[0] ?? "";
+  control("contrast").value = question.contrasts.join(" ");
   for (const [name, id] of Object.entries(FIELDS)) control(id).value = question[name];
   control("top-p").value = question.top_p;
   control("node-threshold").value = question.node_threshold;
@@ -30,10 +29,12 @@ function listenQuestion() {
     event.preventDefault();
     const show = event.submitter?.value || "heatmap";
     act(async () => {
-      const made = await follow(await send("/api/explain", theQuestion(show)));
-      if (!made) return;
-      state.entries.push(...made);
-      openEntry(made[0].number);
+      const job = await send("/api/explain", aboutModel(theQuestion(show)));
+      try { await follow(job); } finally {
+        const made = (await call(`/api/jobs/${job.number}`)).result ?? []; // what was done before it was stopped, too
+        state.entries.push(...made);
+        if (made.length) openEntry(made.at(-1).number);
+      }
     });
   });
   for (const id of ["target", "contrast"]) control(id).addEventListener("input", markSides);

@@ -47,17 +47,37 @@ function openEntry(number) {
   choice.replaceChildren();
   make("option", choice, "", "as …").value = "";
   for (const format of entry.formats) make("option", choice, "", format).value = format;
-  const frame = control("frame");
+  attempt(() => fillFrame(number));
+}
+
+// The result's own page, as text: the frame is a site of its own, without the key, bound by this page's policy as well.
+async function fillFrame(number) {
+  const frame = control("frame"), text = await call(`/results/${number}?palette=${encodeURIComponent(state.palette)}&theme=${ground()}`);
+  if (number !== state.open) return;
   frame.style.height = "";
-  frame.src = `/results/${number}?palette=${encodeURIComponent(state.palette)}&theme=${ground()}`;
+  Object.assign(frame.dataset, { number, theme: ground() });
+  frame.srcdoc = text;
 }
 
 async function openFile(file) {
   const path = `/api/open?name=${encodeURIComponent(file.name)}`;
   const entry = await call(path, { method: "POST", headers: { "content-type": "application/octet-stream" }, body: file });
-  complain(null);
   state.entries.push(entry);
   openEntry(entry.number);
+}
+
+async function openFiles(files) {
+  for (const file of files) await attempt(() => openFile(file));
+}
+
+async function save(number, format) {
+  const answer = await ask(`/results/${number}/download?format=${encodeURIComponent(format)}&palette=${encodeURIComponent(state.palette)}`);
+  if (!answer.ok) throw new Error((await answer.json()).error);
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await answer.blob());
+  link.download = /filename="(.*)"/.exec(answer.headers.get("content-disposition"))[1];
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
 function listenResults() {
@@ -75,37 +95,30 @@ function listenResults() {
     const row = event.target.closest("tbody tr");
     if (row && row === event.target && event.key === "Enter") openEntry(+row.dataset.number);
   });
-  control("compare").addEventListener("click", () => act(async () => {
+  control("compare").addEventListener("click", () => attempt(async () => {
     const entry = await send("/api/compare", { results: [...state.chosen].filter(entryOf).sort((a, b) => a - b) });
-    complain(null);
     state.chosen.clear();
     state.entries.push(entry);
     openEntry(entry.number);
   }));
   control("open-button").addEventListener("click", () => control("open-file").click());
-  control("open-file").addEventListener("change", () => act(async () => {
-    for (const file of control("open-file").files) await openFile(file);
-    control("open-file").value = "";
-  }));
+  control("open-file").addEventListener("change", async () => {
+    const files = [...control("open-file").files];
+    control("open-file").value = ""; // the same file can be chosen again
+    await openFiles(files);
+  });
   addEventListener("dragover", (event) => event.preventDefault());
-  addEventListener("drop", (event) => { event.preventDefault(); act(async () => { for (const file of event.dataTransfer.files) await openFile(file); }); });
+  addEventListener("drop", (event) => { event.preventDefault(); openFiles([...event.dataTransfer.files]); });
   control("again").addEventListener("click", () => fillQuestion(entryOf(state.open).question));
-  control("remove").addEventListener("click", () => act(async () => {
+  control("remove").addEventListener("click", () => attempt(async () => {
     await call(`/api/results/${state.open}`, { method: "DELETE" });
     state.entries = state.entries.filter((entry) => entry.number !== state.open);
     state.chosen.delete(state.open);
     openEntry(state.entries.at(-1)?.number ?? null);
   }));
-  control("download").addEventListener("change", () => act(async () => {
+  control("download").addEventListener("change", () => attempt(async () => {
     const format = control("download").value;
     control("download").value = "";
-    if (!format) return;
-    const answer = await fetch(`/results/${state.open}/download?format=${encodeURIComponent(format)}&palette=${encodeURIComponent(state.palette)}`);
-    if (!answer.ok) throw new Error((await answer.json()).error);
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(await answer.blob());
-    link.download = /filename="(.*)"/.exec(answer.headers.get("content-disposition"))[1];
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    if (format) await save(state.open, format);
   }));
 }

@@ -28,7 +28,7 @@ control("controls").addEventListener("input", () => {
   openEntry(state.open);
 });
 control("controls").addEventListener("submit", (event) => event.preventDefault());
-control("stop").addEventListener("click", () => { if (state.job !== null) call(`/api/jobs/${state.job}/cancel`, { method: "POST" }).catch(complain); });
+control("stop").addEventListener("click", () => { if (state.job !== null) attempt(() => call(`/api/jobs/${state.job}/cancel`, { method: "POST" })); });
 darkness.addEventListener("change", () => { restyle(); openEntry(state.open); });
 restyle();
 listenPrompt();

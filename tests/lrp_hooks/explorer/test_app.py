@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from explorer_client import PROMPT, Client, serving
+from explorer_client import PROMPT, Client, load, serving
 
 from lrp_hooks import AttributionGraph
 from lrp_hooks.explorer import app
@@ -25,7 +26,7 @@ def test_from_a_name_to_an_explanation(client: Client, session: Session) -> None
     state = client.json("GET", "/api/state")
     assert (state["model"], state["entries"], state["jobs"]) == (None, [], [])
     job = client.finished("/api/read", {"prompt": PROMPT})
-    assert (job["state"], job["error"][:22]) == ("failed", "no model is loaded yet")
+    assert (job["state"], job["error"][:22]) == ("failed", "no model is loaded. do")
     model = client.result("/api/load", {"name": "tiny-0"})
     assert (model["name"], model["class"], model["dtype"], model["chat"]) == (
         "tiny-0",
@@ -60,6 +61,36 @@ def test_another_model_takes_the_place_of_the_first(tiny_client: Client, session
     job = tiny_client.finished("/api/load", {"name": "tiny-x"})
     assert job["state"] == "failed"
     assert session.state()["model"] is None  # neither the old one nor half a new one
+
+
+def test_questions_are_about_the_model_that_they_were_asked_of(tiny_client: Client) -> None:
+    first = tiny_client.json("GET", "/api/state")["model"]["number"]
+    assert tiny_client.result("/api/explain", {**ASKED, "model": first})
+    second = tiny_client.result("/api/load", {"name": "tiny-3"})["number"]
+    for path, form in (
+        ("/api/explain", ASKED),
+        ("/api/read", {"prompt": PROMPT}),
+        ("/api/continue", {"prompt": PROMPT}),
+    ):
+        job = tiny_client.finished(path, {**form, "model": first})
+        assert (job["state"], "tiny-3 has taken the model's place" in job["error"]) == ("failed", True)
+        assert tiny_client.finished(path, {**form, "model": second})["state"] == "done"
+
+
+def test_a_load_that_is_stopped_leaves_no_model(
+    client: Client, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = threading.Event()
+    monkeypatch.setattr(session, "_loader", lambda name, **_: (waiting.wait(10), load(name))[1])
+    job = client.json("POST", "/api/load", {"name": "tiny-0"}, status=202)
+    while client.json("GET", f"/api/jobs/{job['number']}")["state"] == "waiting":
+        time.sleep(0.01)
+    client.ask("POST", f"/api/jobs/{job['number']}/cancel")
+    waiting.set()
+    while (job := client.json("GET", f"/api/jobs/{job['number']}"))["state"] == "running":
+        time.sleep(0.01)
+    assert job["state"] == "cancelled"
+    assert client.json("GET", "/api/state")["model"] is None
 
 
 def test_results_are_shown_in_the_colours_that_are_asked_for(tiny_client: Client) -> None:
@@ -117,12 +148,17 @@ def test_comparing_opening_and_removing(tiny_client: Client) -> None:
         ("/api/explain", {"prompt": PROMPT, "kind": "guess"}, "kind: Input should be"),
         ("/api/explain", {"prompt": PROMPT, "top_p": 2}, "top_p"),
         ("/api/explain", {"prompt": PROMPT, "node_threshold": -1}, "node_threshold"),
+        ("/api/explain", b'{"prompt": {"text": "a"}, "node_threshold": 1e999}', "finite number"),
+        ("/api/explain", b'{"prompt": {"text": "a"}, "node_threshold": Infinity}', "finite number"),
+        ("/api/read", {"prompt": PROMPT, "position": 10**30}, "position"),
+        ("/api/explain", b"[" * 100_000, "Invalid JSON"),
         ("/api/load", {"name": ""}, "name"),
         ("/api/load", {"name": "a", "trust_remote_code": True}, "trust_remote_code: Extra inputs"),
         ("/api/compare", {"results": [1]}, "results"),
         ("/api/compare", {"results": [1, 2]}, "there is no result 1"),
         ("/api/compare", b"{", "Invalid JSON"),
-        ("/api/open?name=x.bin", b"abc", "opens saved graphs"),
+        ("/api/open?name=x.bin", b"abc", "opens .safetensors and .json"),
+        ("/api/open?name=../x.json", b"abc", "x.json holds no heatmaps"),
     ],
 )
 def test_what_is_wrong_is_said_at_once(client: Client, path: str, form: Any, message: str) -> None:
@@ -136,12 +172,27 @@ def test_too_much_is_not_read(client: Client, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(app, "LARGEST_FORM", 1 << 20)
     status, _, body = client.ask("POST", "/api/read", {"prompt": {"text": "a" * (2 << 20)}})
     assert (status, json.loads(body)["error"]) == (422, "that is more than 1 MiB")
+    monkeypatch.setitem(app.LARGEST_FILE, ".json", 1 << 20)
+    assert client.ask("POST", "/api/open?name=x.json", b"[" * (2 << 20))[0] == 422
+
+
+def test_what_nobody_thought_of_is_said_and_the_server_goes_on(
+    tiny_client: Client, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_client.result("/api/explain", ASKED)
+    monkeypatch.setattr("lrp_hooks.explorer.results.HeatmapResult.page", lambda *_: 1 / 0)
+    status, _, body = tiny_client.ask("GET", "/results/1")
+    assert (status, json.loads(body)["error"]) == (500, "ZeroDivisionError: division by zero")
+    assert len(tiny_client.json("GET", "/api/state")["entries"]) == 1
+    for path in ("/results/x", "/results/" + "9" * 5000, "/results/-1"):
+        assert tiny_client.ask("GET", path)[0] == 422
+    assert tiny_client.ask("GET", "/api/jobs/" + "9" * 5000)[0] == 404
 
 
 def test_work_is_cancelled_over_the_wire(
     tiny_client: Client, monkeypatch: pytest.MonkeyPatch, session: Session
 ) -> None:
-    engine = session._ready()
+    engine = session._engine
     monkeypatch.setattr(engine, "heatmap", lambda _, job: [(job.check(), time.sleep(0.005)) for _ in range(4000)])
     job = tiny_client.json("POST", "/api/explain", ASKED, status=202)
     assert [found["number"] for found in tiny_client.json("GET", "/api/state")["jobs"]] == [job["number"]]

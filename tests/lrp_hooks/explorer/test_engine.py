@@ -109,6 +109,29 @@ def test_the_model_writes_as_it_would_untouched(engine: Engine) -> None:
     assert engine.heatmap(Explaining(prompt=TEXT, **ASKED), job()).scores  # and can be asked again
 
 
+def test_a_continuation_keeps_the_space_that_a_decoder_drops_at_the_start_of_a_text(engine: Engine) -> None:
+    class Strips:
+        def __init__(self, tokenizer: Any):
+            self._tokenizer = tokenizer
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._tokenizer, name)
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return self._tokenizer(*args, **kwargs)
+
+        def decode(self, ids: Any, **options: Any) -> str:
+            return str(self._tokenizer.decode(ids, **options)).removeprefix(" ")
+
+    from dataclasses import replace
+
+    space = engine.loaded.tokenizer.convert_tokens_to_ids(" ")
+    stripping = Engine(replace(engine.loaded, tokenizer=Strips(engine.loaded.tokenizer)))
+    said = stripping.go_on(Continuing(prompt=TEXT, token=space, new_tokens=3), job())
+    assert said["text"].startswith(" ")
+    assert said["text"] == engine.go_on(Continuing(prompt=TEXT, token=space, new_tokens=3), job())["text"]
+
+
 def test_a_chat_goes_through_the_template_with_what_has_been_said(engine: Engine) -> None:
     ids = engine.encode(CHAT)
     tokenizer = engine.loaded.tokenizer
@@ -116,15 +139,23 @@ def test_a_chat_goes_through_the_template_with_what_has_been_said(engine: Engine
     assert engine.read(Reading(prompt=CHAT), job())["tokens"][0]["special"]
 
 
-def test_a_large_graph_comes_with_one_of_sentences_first(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_graph_comes_with_one_of_sentences(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     form = Explaining(prompt=Prompt(text="one. two. three"), **ASKED)
     assert len(list(engine.graphs(form, job()))) == 1
     monkeypatch.setattr(graph_layout, "SMOOTH_EDGES", 0)
-    coarse, fine = engine.graphs(form, job())
+    fine, coarse = engine.graphs(form, job())
     assert [segment.name for segment in coarse.segments or ()] == ["one.", "two.", "three"]
     assert fine.segments is None
     (chosen,) = engine.graphs(form.model_copy(update={"segments": "4"}), job())
     assert [len(segment) for segment in chosen.segments or ()] == [4, 4, 4, 3]
+
+
+def test_a_whole_graph_stays_when_its_sentences_are_stopped(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_layout, "SMOOTH_EDGES", 0)
+    made = engine.graphs(Explaining(prompt=Prompt(text="one. two. three"), **ASKED), StopsIn("building a graph of"))
+    assert len(next(made)) > 0
+    with pytest.raises(Cancelled):
+        next(made)
 
 
 @pytest.mark.parametrize("step", ["patching", "reading", "propagating", "building"])

@@ -5,8 +5,10 @@ Needs Chromium (``chromium`` on the path, or ``$LRP_HOOKS_CHROMIUM``); nothing i
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, tiny_client: Client) -> Iterator[Any]:
     """The explorer, opened by the address that is printed; anything that goes wrong in the page fails the test."""
-    made = browser.new_page(viewport={"width": 1300, "height": 1000})
+    context = browser.new_context(viewport={"width": 1300, "height": 1000})
+    made = context.new_page()
     wrong = complaints(made)
     foreign: list[str] = []
     own = (f"http://{tiny_client.host}/", f"blob:http://{tiny_client.host}/")
@@ -38,7 +41,7 @@ def page(browser: Any, tiny_client: Client) -> Iterator[Any]:
     made.goto(tiny_client.address)
     settled(made)
     yield made
-    made.close()
+    context.close()
     assert not [words for words in wrong if "status of 422" not in words]  # refusals are shown, and tested
     assert not foreign
 
@@ -71,9 +74,9 @@ def rows(page: Any) -> list[list[str]]:
 def framed(page: Any) -> Any:
     """The frame's content, once it has drawn."""
     for _ in range(500):  # a frame that is on its way to another page has no content
+        shown = page.evaluate("+document.getElementById('frame').dataset.number === state.open")
         frame = page.locator("#frame").element_handle().content_frame()
-        there = frame is not None and frame.url == page.evaluate("document.getElementById('frame').src")
-        if there and frame.locator("#legend .ramp").count():
+        if shown and frame is not None and frame.locator("#legend .ramp").count():
             return frame
         time.sleep(0.02)
     raise AssertionError("the frame shows nothing")
@@ -81,6 +84,8 @@ def framed(page: Any) -> Any:
 
 def test_the_address_loses_its_secret(page: Any, tiny_client: Client) -> None:
     assert page.url == f"http://{tiny_client.host}/"
+    assert tiny_client.secret not in page.content()
+    assert page.context.cookies() == []
     assert "tiny-0 · LlamaForCausalLM" in page.locator("#model-words").inner_text()
 
 
@@ -103,6 +108,28 @@ def test_reading_choosing_and_asking_why(page: Any) -> None:
     assert frame.evaluate("window.origin") == "null"  # a site of its own, whatever it holds
     assert not frame.locator("h1").is_visible()
     until(page, "parseInt(document.getElementById('frame').style.height) > 100")
+
+
+def test_several_contrasts_are_chosen_and_given_back(page: Any) -> None:
+    page.click("#read")
+    settled(page)
+    ids = page.evaluate("state.read.candidates.map((row) => row.id)")
+    contrasts = page.locator("#candidates [data-side=contrast]")
+    for place in (3, 5, 6, 5):  # the last gives its token back
+        contrasts.nth(place).click()
+    assert page.input_value("#contrast") == f"#{ids[3]} #{ids[6]}"
+    pressed = [i for i, button in enumerate(contrasts.all()) if button.get_attribute("aria-pressed") == "true"]
+    assert pressed == [3, 6]
+    page.locator("#candidates [data-side=target]").nth(0).click()
+    page.locator("#candidates [data-side=target]").nth(1).click()
+    assert page.input_value("#target") == f"#{ids[1]}"  # there is one
+    page.click("button[value=heatmap]")
+    settled(page)
+    assert page.evaluate("state.entries[0].question.contrasts") == [f"#{ids[3]}", f"#{ids[6]}"]
+    assert "mean logit(" in rows(page)[0][3]
+    page.fill("#contrast", "")
+    page.click("#again")
+    assert page.input_value("#contrast") == f"#{ids[3]} #{ids[6]}"
 
 
 def test_another_position_has_other_candidates(page: Any) -> None:
@@ -152,7 +179,7 @@ def test_graphs_are_drawn_compared_and_brought_back(page: Any) -> None:
     page.locator("#results input").nth(1).check()
     assert page.locator("#compare").inner_text() == "subtract: 1 \u2212 2"
     page.click("#compare")
-    settled(page)
+    until(page, "state.entries.length === 3")
     assert rows(page)[0][2] == "graph, compared"
     assert "(logit('a') - logit('b')) - (logit('c') - logit('b'))" in page.locator("#viewer-title").inner_text()
     assert not page.locator("#again").is_visible()
@@ -162,7 +189,7 @@ def test_graphs_are_drawn_compared_and_brought_back(page: Any) -> None:
     assert page.input_value("#prompt-text") == "say no more"
     assert page.input_value("#target") == "a"
     page.click("#remove")
-    settled(page)
+    until(page, "state.entries.length === 2")
     assert [row[1] for row in rows(page)] == ["3", "2"]
 
 
@@ -173,7 +200,7 @@ def test_heatmaps_are_compared(page: Any) -> None:
     for box in page.locator("#results input").all():
         box.check()
     page.click("#compare")
-    settled(page)
+    until(page, "state.entries.length === 3")
     frame = framed(page)
     assert frame.locator("#panels h2").all_inner_texts() == ["attnlrp", "gradient"]
     assert frame.locator("#scatter").is_visible()
@@ -185,11 +212,10 @@ def test_files_go_out_and_come_in(page: Any, tmp_path: Path) -> None:
         page.select_option("#download", ".safetensors")
     path = tmp_path / waiting.value.suggested_filename
     waiting.value.save_as(path)
-    settled(page)
     assert path.name == "graph-1.safetensors"
     assert "".join(AttributionGraph.load(path).tokens) == "say no more"
     page.set_input_files("#open-file", path)
-    until(page, "state.entries.length === 2 && !busy")
+    until(page, "state.entries.length === 2")
     assert rows(page)[0][2] == "graph, opened"
     framed(page)
     (tmp_path / "broken.safetensors").write_bytes(b"no")
@@ -234,7 +260,7 @@ def test_work_is_shown_and_stopped(page: Any, session: Session, monkeypatch: pyt
             told(done, 10_000)
             time.sleep(0.01)
 
-    monkeypatch.setattr(session._ready(), "heatmap", slowly)
+    monkeypatch.setattr(session._engine, "heatmap", slowly)
     page.click("button[value=heatmap]")
     until(page, "document.getElementById('work-step').textContent.includes('/10,000')")
     assert "thinking: thoughts" in page.locator("#work-step").inner_text()
@@ -250,8 +276,13 @@ def test_a_page_that_is_opened_again_shows_what_was_there(page: Any, tiny_client
     ask(page, "heatmap")
     framed(page)
     page.select_option("#theme", "dark")
-    until(page, "document.getElementById('frame').src.includes('theme=dark')")
-    assert framed(page).evaluate("document.documentElement.dataset.theme") == "dark"
+    until(page, "document.getElementById('frame').dataset.theme === 'dark'")
+    for _ in range(200):
+        if framed(page).evaluate("document.documentElement.dataset.theme") == "dark":
+            break
+        time.sleep(0.02)
+    else:
+        raise AssertionError("the frame stays light")
     page.reload()
     settled(page)
     assert len(rows(page)) == 1
@@ -267,7 +298,7 @@ def test_hostile_text_is_shown_and_not_run(page: Any, tiny_client: Client, tmp_p
     tokens = (replace(heatmap.tokens[0], text=hostile), *heatmap.tokens[1:])
     path = output.save(replace(heatmap, tokens=tokens, target=hostile, model=hostile), tmp_path / "evil.json")
     page.set_input_files("#open-file", path)
-    until(page, "state.entries.length === 2 && !busy")
+    until(page, "state.entries.length === 2")
     assert rows(page)[0][3] == hostile
     assert framed(page).locator("#panels .tokens [data-i]").first.inner_text() == hostile
 
@@ -276,3 +307,89 @@ def session_file(client: Client, folder: Path) -> Path:
     path = folder / "saved.json"
     path.write_bytes(client.ask("GET", "/results/1/download?format=.json")[2])
     return path
+
+
+def test_another_tab_without_the_key_is_told_what_to_do(page: Any, tiny_client: Client) -> None:
+    other = page.context.new_page()
+    other.goto(f"http://{tiny_client.host}/")
+    settled(other)
+    assert "open the address that `lrp-hooks serve` printed" in other.locator("#error").inner_text()
+    other.close()
+
+
+def test_a_page_on_another_port_learns_and_changes_nothing(page: Any, tiny_client: Client) -> None:
+    """The browser's own rules, with an attacker that listens on this machine."""
+    seen: list[str] = []
+    target = f"http://{tiny_client.host}"
+
+    class Attacker(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(str(self.headers))
+            self.send_response(200)
+            self.send_header("content-type", "text/html")
+            self.end_headers()
+            self.wfile.write(f"<img src='{target}/results/1'><iframe src='{target}/'></iframe>".encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    ask(page, "heatmap")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Attacker) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        other = page.context.new_page()
+        other.goto(f"http://127.0.0.1:{server.server_address[1]}/")
+        tried = other.evaluate(
+            """async (target) => {
+                const said = [];
+                for (const [path, options] of [
+                    ["/api/state", {}], ["/", {}], ["/api/state", { headers: { authorization: "Bearer x" } }],
+                    ["/api/load", { method: "POST", body: "{}" }], ["/api/results/1", { method: "DELETE" }],
+                ]) said.push(await fetch(target + path, options).then(() => "read", () => "refused"));
+                const blind = { method: "POST", mode: "no-cors", body: '{"name": "tiny-3"}' };
+                await fetch(target + "/api/load", blind).catch(() => 0);
+                return said;
+            }""",
+            target,
+        )
+        assert tried == ["refused"] * 5
+        other.close()
+        server.shutdown()
+    assert not any(tiny_client.secret in headers for headers in seen)
+    state = tiny_client.json("GET", "/api/state")
+    assert state["model"]["name"] == "tiny-0"
+    assert len(state["entries"]) == 1
+
+
+def test_results_can_be_saved_and_opened_while_the_model_works(
+    page: Any, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(page, "heatmap")
+    monkeypatch.setattr(
+        session._engine, "heatmap", lambda _, job: [(job.check(), time.sleep(0.01)) for _ in range(9000)]
+    )
+    page.click("button[value=heatmap]")
+    until(page, "!document.getElementById('work').hidden")
+    with page.expect_download() as waiting:
+        page.select_option("#download", ".json")
+    waiting.value.save_as(tmp_path / "x.json")
+    page.set_input_files("#open-file", tmp_path / "x.json")
+    until(page, "state.entries.length === 2")
+    page.click("#remove")
+    until(page, "state.entries.length === 1")
+    page.click("#stop")
+    settled(page)
+
+
+def test_a_model_that_was_replaced_elsewhere_is_noticed(page: Any, tiny_client: Client) -> None:
+    page.click("#read")
+    settled(page)
+    tiny_client.result("/api/load", {"name": "tiny-3"})
+    page.click("button[value=heatmap]")
+    settled(page)
+    assert "tiny-3 has taken the model's place since" in page.locator("#error").inner_text()
+    assert "tiny-3" in page.locator("#model-words").inner_text()
+    page.click("#read")
+    settled(page)
+    page.click("button[value=heatmap]")
+    settled(page)
+    assert rows(page)[0][5] == "tiny-3"

@@ -91,9 +91,11 @@ def test_a_waiting_job_that_is_cancelled_never_starts(jobs: Jobs) -> None:
     first = jobs.submit("first", lambda _: gate.wait(5))
     second = jobs.submit("second", lambda _: started.append(1))
     jobs.cancel(second.number)
+    assert second.state == "cancelled"  # at once
     gate.set()
     ended(first)
-    assert ended(second).state == "cancelled"
+    ended(jobs.submit("third", lambda _: None))
+    assert second.state == "cancelled"
     assert not started
     jobs.cancel(99)  # nobody knows it: nothing happens
 
@@ -138,5 +140,26 @@ def test_closing_stops_what_runs_and_what_waits() -> None:
 
     first, second = jobs.submit("endless", work), jobs.submit("never", lambda _: None)
     assert running.wait(5)
-    jobs.close()
+    assert jobs.close()
     assert (first.state, second.state) == ("cancelled", "cancelled")
+
+
+def test_a_step_that_cannot_be_interrupted_is_left_behind() -> None:
+    jobs, running, gate = Jobs(), threading.Event(), threading.Event()
+    jobs.submit("deaf", lambda _: (running.set(), gate.wait(20)))
+    assert running.wait(5)
+    assert not jobs.close(0.05)
+    gate.set()
+    assert jobs.close()
+
+
+def test_there_is_an_end_to_what_waits(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAITING", 3)
+    gate = threading.Event()
+    held = [jobs.submit("held", lambda _: gate.wait(5)) for _ in range(3)]
+    with pytest.raises(InputError, match="3 pieces of work are waiting"):
+        jobs.submit("one more", lambda _: None)
+    gate.set()
+    for job in held:
+        ended(job)
+    ended(jobs.submit("one more", lambda _: None))

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
 
 from lrp_hooks.errors import GraphError, InputError, LrpError
 from lrp_hooks.explorer.engine import Engine
 from lrp_hooks.explorer.forms import Explaining, Prompt
 from lrp_hooks.explorer.jobs import Job
-from lrp_hooks.explorer.results import GraphResult, HeatmapResult, compared, opened
+from lrp_hooks.explorer.results import GraphResult, HeatmapResult, Result, compared, opened
 from lrp_hooks.explorer.shelf import Shelf
+from lrp_hooks.graph import io
 from lrp_hooks.render.frames import Display
 
 HOSTILE = "</script><script>alert(1)</script>"
@@ -39,6 +44,11 @@ def graph(engine: Engine, **changes: Any) -> GraphResult:
     return GraphResult(made)
 
 
+def open_bytes(name: str, data: bytes, folder: Path) -> Result:
+    (folder / "uploaded").write_bytes(data)
+    return opened(folder / "uploaded", name)
+
+
 def test_a_folder_gives_back_what_was_kept_in_it(engine: Engine, tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "kept")
     asked = question().model_dump(mode="json")
@@ -46,7 +56,7 @@ def test_a_folder_gives_back_what_was_kept_in_it(engine: Engine, tmp_path: Path)
     shelf.add(graph(engine), "explained", asked, 0.5)
     shelf.add(heatmap(engine, composite="gradient"), "compared")
     again = Shelf(tmp_path / "kept")
-    assert [entry.facts() for entry in again] == [entry.facts() for entry in shelf]
+    assert [entry.facts for entry in again] == [entry.facts for entry in shelf]
     assert [entry.result.page(Display()) for entry in again] == [entry.result.page(Display()) for entry in shelf]
     assert again.add(heatmap(engine), "explained").number == 4
     again.remove(2)
@@ -66,7 +76,7 @@ def test_damaged_files_hide_no_others(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "0009.safetensors").write_bytes(b"\0" * 100)
     (tmp_path / "notes.json").write_text("[]")
     again = Shelf(tmp_path)
-    assert [(entry.number, entry.origin, entry.question) for entry in again] == [
+    assert [(entry.number, entry.facts["origin"], entry.facts["question"]) for entry in again] == [
         (2, "opened", None),
         (3, "opened", None),
         (4, "explained", {"a": 1}),
@@ -127,10 +137,22 @@ class Evil:
         return (print, ("executed",))
 
 
+DEEP = b"[" * 200_000
+HEATMAP = b'[{"format": "lrp_hooks.heatmap/1", "tokens": [], "scores": [], "special": [], "value": %s}]'
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
     [
         ("x.pt", b""),
+        ("x.json", DEEP),
+        ("x.json", HEATMAP % b"1e999"),
+        ("x.json", HEATMAP % (b"1" + b"0" * 400)),
+        ("x.json", HEATMAP % b"NaN"),
+        ("x.json", HEATMAP % b'"5"'),
+        ("x.json", HEATMAP % b'0, "model": 5'),
+        ("x.json", HEATMAP % b'0, "title": "\\ud800"'),
+        ("x.json", HEATMAP.replace(b'"scores": []', b'"scores": [1e308]') % b"0"),
         ("x.safetensors", pickle.dumps(Evil())),
         ("x.safetensors", b""),
         ("x.json", pickle.dumps(Evil())),
@@ -141,9 +163,12 @@ class Evil:
         ("", b""),
     ],
 )
-def test_foreign_files_are_refused_in_words(name: str, data: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(LrpError):
-        opened(name, data)
+def test_foreign_files_are_refused_in_words(
+    name: str, data: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError) as refused:
+        open_bytes(name, data, tmp_path)
+    assert str(tmp_path) not in str(refused.value)  # the user's own name for it
     assert not capsys.readouterr().out
 
 
@@ -153,8 +178,96 @@ def test_hostile_text_in_a_file_stays_text(engine: Engine, tmp_path: Path) -> No
     for name in ("title", "model", "composite", "target"):
         records[0][name] = HOSTILE
     records[0]["tokens"][0]["text"] = HOSTILE
-    result = opened("x.json", json.dumps(records).encode())
+    result = open_bytes("x.json", json.dumps(records).encode(), tmp_path)
     page = result.page(Display())
     assert HOSTILE not in page
     assert page.count("<script") == 2
     assert HOSTILE in str(result.facts())  # as JSON; the page writes it with textContent
+
+
+def corrupt(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]) -> bytes:
+    """A saved graph with its header and tensors changed."""
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()[io.FORMAT])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    change(header, tensors)
+    return save({name: x.contiguous() for name, x in tensors.items()}, {io.FORMAT: json.dumps(header)})
+
+
+CORRUPTIONS: dict[str, Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]] = {
+    "value is NaN": lambda h, _: h["about"].update(value=float("nan")),
+    "value is no number": lambda h, _: h["about"].update(target_value="x"),
+    "value is too long a number": lambda h, _: h["about"].update(value=10**400),
+    "position is infinite": lambda h, _: h.update(position=float("inf")),
+    "position is outside": lambda h, _: h.update(position=99),
+    "a loop": lambda _, t: t.update(below=t["above"].clone()),
+    "edges that lead down": lambda _, t: t.update(below=t["above"], above=t["below"]),
+    "points that fall": lambda h, _: h.update(points=h["points"][::-1]),
+    "points that are NaN": lambda h, _: h.update(points=[float("nan")] * len(h["points"])),
+    "two-dimensional edges": lambda _, t: t.update({n: x[:, None] for n, x in t.items() if x.dim() == 1}),
+    "weights that are NaN": lambda _, t: t["weight"].fill_(float("nan")),
+    "weights that are complex": lambda _, t: t.update(weight=t["weight"].to(torch.complex64)),
+    "weights of yes and no": lambda _, t: t.update(weight=t["weight"] > 0),
+    "columns that are no indices": lambda _, t: t.update(source=t["source"].float()),
+    "ids in two dimensions": lambda _, t: t.update(input_ids=t["input_ids"][None]),
+    "no points": lambda h, t: (h.update(points=[]), t.update(relevance=t["relevance"][:0])),
+    "tokens that are numbers": lambda h, _: h.update(tokens=list(range(len(h["tokens"])))),
+    "segments with a gap": lambda h, _: h.update(
+        segments=[{"name": "a", "start": 2 * i, "stop": 2 * i + 1} for i in range(len(h["tokens"]))]
+    ),
+    "too few segments": lambda h, _: h.update(segments=[{"name": "a", "start": 0, "stop": 99}]),
+    "a segment of a huge size": lambda h, _: h.update(segments=[{"name": "a", "start": 0, "stop": 10**400}]),
+    "transitions that are text": lambda h, _: h.update(transitions=["x"]),
+    "another version": lambda h, _: h.update(version=99),
+    "no version": lambda h, _: h.pop("version"),
+    "about is a list": lambda h, _: h.update(about=[]),
+}
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_graphs_that_are_none_are_refused_and_hide_no_others(name: str, engine: Engine, tmp_path: Path) -> None:
+    good = graph(engine)
+    good.write(tmp_path / "good.safetensors", "red-blue")
+    data = corrupt(tmp_path / "good.safetensors", CORRUPTIONS[name])
+    with pytest.raises(InputError):
+        open_bytes("x.safetensors", data, tmp_path)
+    folder = tmp_path / "kept"
+    Shelf(folder).add(good, "explained")
+    (folder / "0002.safetensors").write_bytes(data)
+    shelf = Shelf(folder)
+    assert [entry.number for entry in shelf] == [1]
+    assert len(shelf.notes) == 1
+
+
+def test_what_stands_beside_a_result_may_be_nonsense(engine: Engine, tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    beside = b'{"origin": "a", "question": {"x": %s}, "seconds": %s}'
+    for data in (DEEP, b"[]", beside % (b"NaN", b"1"), beside % (b'"\\ud800"', b"1"), beside % (b"1", b'"x"')):
+        number = shelf.add(heatmap(engine), "explained").number
+        (tmp_path / f"{number:04}.question.json").write_bytes(data)
+    again = Shelf(tmp_path)
+    assert [entry.number for entry in again] == [1, 2, 3, 4, 5]
+    assert not again.notes
+    assert {(entry.facts["origin"], entry.facts["question"], entry.facts["seconds"]) for entry in again} == {
+        ("opened", None, None)
+    }
+
+
+def test_what_cannot_be_written_is_not_there(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf, result = Shelf(tmp_path), heatmap(engine)
+
+    def full(*_: Any) -> None:
+        raise LrpError("no space left")
+
+    monkeypatch.setattr(HeatmapResult, "write", full)
+    with pytest.raises(LrpError, match="no space left"):
+        shelf.add(result, "explained")
+    assert not list(shelf)
+
+
+def test_a_folder_that_is_none_is_an_error_and_a_new_one_is_private(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="cannot keep results"):
+        Shelf(tmp_path / "file")
+    Shelf(tmp_path / "new")
+    assert (tmp_path / "new").stat().st_mode & 0o077 == 0
