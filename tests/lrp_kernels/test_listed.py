@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lrp_kernels.attention import Interval
-from lrp_kernels.edges import AttentionCall, edge_parts, edge_rows, head_edges, listed, streamed
+from lrp_kernels.edges import AttentionCall, edge_parts, edge_rows, head_edges, listed
 from torch import Tensor
 
 H, G, T, D_, E_ = 4, 2, 11, 5, 3
@@ -80,14 +80,15 @@ def by_hand(call: AttentionCall, j: int, i: int, h: int) -> tuple[float, float]:
     return value, call.key * d_score * call.scale * dot(call.q[h, j], call.k_carry[g, i])
 
 
-@pytest.mark.parametrize("kept", [False, True], ids=["made again", "kept"])
+@pytest.mark.parametrize("how", ["gathered", "gathered with a kept sum", "whole rows"])
 @pytest.mark.parametrize("name", CALLS)
 def test_every_edge_of_every_head_is_what_the_equations_say(
-    name: str, kept: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, how: str, monkeypatch: pytest.MonkeyPatch, few_rows: None
 ) -> None:
     monkeypatch.setattr(listed, "AT_ONCE", 7 * H * D_)  # several chunks, the last one short
+    monkeypatch.setattr(listed, "MANY", 1 << 30 if how == "whole rows" else 0)
     call = make(**CALLS[name])
-    if kept:
+    if how == "gathered with a kept sum":
         call = replace(call, lse=listed.row_lse(call, torch.arange(T)))
     target, source = (x.flatten() for x in torch.meshgrid(torch.arange(T), torch.arange(T), indexing="ij"))
     made = head_edges(call, target, source)
@@ -103,9 +104,9 @@ def test_every_edge_of_every_head_is_what_the_equations_say(
 def test_gathering_and_whole_rows_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     call = make(**CALLS[name])
     target, source = torch.tensor([10, 3, 3, 0, 5, 7]), torch.tensor([10, 0, 3, 0, 9, 6])
-    monkeypatch.setattr(streamed, "MANY", 0)
+    monkeypatch.setattr(listed, "MANY", 0)
     gathered = edge_parts(call, target, source)
-    monkeypatch.setattr(streamed, "MANY", 1 << 30)
+    monkeypatch.setattr(listed, "MANY", 1 << 30)
     rows = edge_parts(call, target, source)
     for part in ("value", "key", "head_weight"):
         assert torch.allclose(getattr(gathered, part), getattr(rows, part), atol=1e-12)

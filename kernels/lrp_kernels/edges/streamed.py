@@ -11,13 +11,10 @@ import torch
 from torch import Tensor
 
 from lrp_kernels.edges.call import AttentionCall, row_blocks
-from lrp_kernels.edges.listed import head_edges, parts_of
+from lrp_kernels.edges.listed import are_few, head_edges, parts_of
 from lrp_kernels.edges.reference import edge_rows
 from lrp_kernels.edges.results import BIN_SHIFT, BINS, EdgeHistogram, EdgeList, EdgeParts
 from lrp_kernels.edges.summed import edge_sums
-
-MANY = 16
-"""Edges of a row, as a share 1/MANY of its columns, from which on the whole row costs less than gathering."""
 
 
 def edge_histogram(call: AttentionCall, rows: Tensor, diagonal: Tensor | None = None) -> EdgeHistogram:
@@ -57,11 +54,11 @@ def edge_parts(call: AttentionCall, target: Tensor, source: Tensor) -> EdgeParts
     """The parts of the edges target[E] <- source[E]: gathered where they are few of their rows' edges, otherwise the
     rows of all targets are made once more."""
     count = len(target)
-    if count * MANY < len(torch.unique(target)) * call.length:
+    unique = torch.unique(target)
+    if are_few(count, len(unique), call):
         return parts_of(head_edges(call, target, source))
     value, key, head_weight = (call.D.new_zeros(count) for _ in range(3))
     head = torch.zeros(count, dtype=torch.long, device=target.device)
-    unique = torch.unique(target)
     for block in row_blocks(unique, call.heads, call.length) if count else ():
         here = torch.nonzero(torch.isin(target, block)).flatten()
         made = edge_rows(call, block)
