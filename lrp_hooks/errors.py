@@ -109,4 +109,4 @@ class MissingExtraError(LrpError):
 
 def first_line(error: Exception) -> str:
     """What another library's exception says, in one line of at most 200 characters; its type when it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from lrp_hooks.cases.answers.generate import check_length, context_length, decode, encode_prompt, generate
-from lrp_hooks.errors import InputError
+from lrp_hooks.errors import InputError, LrpError, first_line
 from lrp_hooks.explorer.forms import Continuing, Explaining, Prompt, Reading
-from lrp_hooks.explorer.jobs import Job
+from lrp_hooks.explorer.jobs import Cancelled, Job
 from lrp_hooks.graph.model import AttributionGraph
 from lrp_hooks.instrumentation.instrument import Instrumentation, instrument
 from lrp_hooks.loading.loaded import LoadedModel
@@ -22,7 +22,7 @@ from lrp_hooks.render.heatmap import Heatmap
 from lrp_hooks.segments import Segment, cut_segments, sentences
 from lrp_hooks.structure.probe import embedding_device, vocabulary_of
 from lrp_hooks.targets import TopToken, token_id
-from lrp_hooks.tokens import alone, token_texts, visible
+from lrp_hooks.tokens import token_texts
 from lrp_hooks.trace import Trace
 from lrp_hooks.written import make_target, parse_token
 
@@ -65,11 +65,21 @@ class Engine:
         if prompt.text is not None:
             ids = encode_prompt(tokenizer, prompt.text + prompt.completion)
         else:
-            ids = encode_prompt(tokenizer, [turn.model_dump() for turn in prompt.messages or ()])
+            ids = self._chat([turn.model_dump() for turn in prompt.messages or ()])
             said = tokenizer(prompt.completion, add_special_tokens=False)["input_ids"] if prompt.completion else []
             ids += [int(token) for token in said]
         check_length(self.loaded.model, len(ids), 0)
         return ids
+
+    def _chat(self, messages: list[dict[str, str]]) -> list[int]:
+        if not messages:
+            raise InputError("the chat has no message. do: write one")
+        try:
+            return encode_prompt(self.loaded.tokenizer, messages)
+        except LrpError:
+            raise
+        except Exception as error:  # templates are programs of the model's makers
+            raise InputError(f"the model's chat template refuses these messages: {first_line(error)}") from error
 
     def read(self, form: Reading, job: Job) -> dict[str, Any]:
         """The prompt's tokens, and the candidates for the token after one of them."""
@@ -83,7 +93,7 @@ class Engine:
                 for token in token_texts(self.loaded.tokenizer, ids)
             ],
             "position": form.position if form.position >= 0 else len(ids) + form.position,
-            "candidates": [_candidate(row) for row in rows],
+            "candidates": [_candidate(row, self.loaded.tokenizer) for row in rows],
         }
 
     def go_on(self, form: Continuing, job: Job) -> dict[str, Any]:
@@ -175,9 +185,11 @@ class Engine:
 
     @contextmanager
     def _backward(self) -> Iterator[None]:
-        """A forward whose backward pass broke off is not used again."""
+        """A forward whose backward pass went wrong is not used again; one that was stopped is."""
         try:
             yield
+        except Cancelled:
+            raise
         except BaseException:
             self._trace, self._ids = None, ()
             raise
@@ -212,11 +224,11 @@ def _after(tokenizer: Any, before: Sequence[int], ids: Sequence[int]) -> str:
     return whole.removeprefix(known) if whole.startswith(known) else decode(tokenizer, ids)
 
 
-def _candidate(row: TopToken) -> dict[str, Any]:
+def _candidate(row: TopToken, tokenizer: Any) -> dict[str, Any]:
     return {
         "rank": row.rank,
         "id": row.id,
-        "label": alone(visible(row.text)) or "∅",
+        "label": token_texts(tokenizer, [row.id])[0].label,
         "logit": row.logit,
         "probability": row.probability,
     }

@@ -65,6 +65,7 @@ class HeatmapResult(Result):
             "model": models,
             "composite": rules,
             "size": f"{len(self.heatmaps[0].tokens):,} tokens",
+            "text": _joined(_end("".join(token.display for token in heatmap.tokens)) for heatmap in self.heatmaps),
         }
 
     def write(self, path: Path, palette: str) -> Sequence[Path]:
@@ -92,6 +93,7 @@ class GraphResult(Result):
             "value": value if isinstance(value, int | float) else None,
             "model": visible(str(about.get("model", ""))),
             "composite": visible(str(about.get("composite", ""))),
+            "text": _end("".join(self.graph.tokens[: self.graph.position + 1])),
             "size": f"{columns}{len(self.graph.nodes):,} nodes, {len(self.graph):,} edges",
         }
 
@@ -142,8 +144,17 @@ def opened(path: Path, name: str) -> Result:
 
 def _named(heatmaps: Sequence[Heatmap]) -> list[Heatmap]:
     """Panels with a title: what tells them apart."""
-    differing = [name for name in ("model", "composite", "target") if len({getattr(h, name) for h in heatmaps}) > 1]
-    return [replace(h, title=", ".join(str(getattr(h, name)) for name in differing) or h.title) for h in heatmaps]
+    words = {name: [str(getattr(h, name)) for h in heatmaps] for name in ("model", "composite", "target")}
+    words["text"] = [_end("".join(token.display for token in h.tokens)) for h in heatmaps]
+    differing = [texts for texts in words.values() if len(set(texts)) > 1]
+    titles = [", ".join(parts) for parts in zip(*differing, strict=True)] or [h.title for h in heatmaps]
+    return [replace(h, title=title) for h, title in zip(heatmaps, titles, strict=True)]
+
+
+def _end(text: str, most: int = 24) -> str:
+    """The end of a text in one line."""
+    text = visible(text)
+    return text if len(text) <= most else f"…{text[-most:]}"
 
 
 def _joined(words: Iterable[Any]) -> str:

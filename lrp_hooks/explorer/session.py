@@ -26,12 +26,14 @@ class Session:
         loader: loads the model that a name stands for.
         settings: how models are instrumented.
         shelf: keeps the results.
+        look: raises for a name (and a revision) that no model can be had by, without loading it.
     """
 
-    def __init__(self, loader: Loader, settings: Settings, shelf: Shelf):
+    def __init__(self, loader: Loader, settings: Settings, shelf: Shelf, look: Callable[..., object] | None = None):
         self.jobs = Jobs()
         self.shelf = shelf
         self._loader = loader
+        self._look = look or (lambda *_: None)
         self._settings = settings
         self._engine: Engine | None = None
         self._number = 0
@@ -51,10 +53,11 @@ class Session:
 
         def work(job: Job) -> dict[str, Any]:
             job.begin(f"loading {form.name}")
+            options = {"dtype": form.dtype, "device": form.device or None, "revision": form.revision or None}
             if self._engine is not None:
+                self._look(form.name, form.revision or None)  # what cannot be had does not cost the model that is there
                 self._engine.release()
                 self._engine = None
-            options = {"dtype": form.dtype, "device": form.device or None, "revision": form.revision or None}
             loaded = self._loader(form.name, causal_for="lrp-hooks serve", **options)
             job.check()
             self._number, self._engine = self._number + 1, Engine(loaded, self._settings)

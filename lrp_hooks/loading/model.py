@@ -70,6 +70,27 @@ def load_model(
     return LoadedModel(model.eval(), tokenizer, f"{name}", Path(name).stem or name, found)
 
 
+def look_for_model(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> None:
+    """Read the config of a model that `load_model` takes, and nothing else.
+
+    Raises:
+        ModelLoadError: there is no such model, or no such revision.
+    """
+    if name == "demo":
+        return
+    from transformers import AutoConfig
+
+    where, extra = _locate(name)
+    options: dict[str, Any] = {**extra, "trust_remote_code": trust_remote_code}
+    if revision is not None:
+        options["revision"] = revision
+    try:
+        with quiet():
+            AutoConfig.from_pretrained(where, **options)
+    except Exception as error:
+        raise ModelLoadError(f"there is no model {name!r} to be had: {first_line(error)}") from error
+
+
 def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
     """The tokenizer of a model that `load_model` takes, without the model.
 
@@ -92,7 +113,10 @@ def _demo(dtype: str, device: str | None, progress: bool) -> LoadedModel:
     if dtype != "auto":
         loaded.model.to(getattr(torch, dtype))
     if device not in (None, "auto"):
-        loaded.model.to(device)
+        try:
+            loaded.model.to(device)
+        except Exception as error:
+            raise ModelLoadError(f"the model cannot be put on {device!r}: {first_line(error)}") from error
     return loaded
 
 

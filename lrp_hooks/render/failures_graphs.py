@@ -13,9 +13,7 @@ from typing import Any
 
 from lrp_hooks.errors import LrpError
 from lrp_hooks.graph.model import AttributionGraph
-from lrp_hooks.render import graph_page
-from lrp_hooks.render.frames import Frame, graph_frame
-from lrp_hooks.render.graph_layout import strength_order
+from lrp_hooks.render.frames import Frame, drawn_data, graph_frame
 from lrp_hooks.render.graph_words import headline
 from lrp_hooks.render.html import script_safe
 from lrp_hooks.tokens import visible
@@ -71,12 +69,6 @@ def graph_data(path: Path, case: str, palette: str) -> dict[str, Any]:
         return {"note": visible(str(error))}
     if not len(graph):
         return {"note": "no edge of the graph is above the thresholds"}
-    drawn = graph.select(strength_order(graph)[:MOST_EDGES])
-    data = graph_page.page_data(drawn, f"{visible(case)}: {headline(graph)}", palette)
-    if len(drawn) < len(graph):
-        share = float(drawn.weight.abs().sum() / graph.weight.abs().sum())
-        data["caption"].append(
-            f"Drawn: the {len(drawn):,} strongest of {len(graph):,} edges, {share:.0%} of their |weight|. "
-            f"All of them: items/{path.name}"
-        )
+    title = f"{visible(case)}: {headline(graph)}"
+    data = drawn_data(graph, title, palette, MOST_EDGES, f"All of them: items/{path.name}")
     return {"data": script_safe(data)}

@@ -9,11 +9,14 @@ from typing import Any
 
 from lrp_hooks.graph.model import AttributionGraph
 from lrp_hooks.render import graph_page, page
+from lrp_hooks.render.graph_layout import strength_order
 from lrp_hooks.render.graph_words import headline
 from lrp_hooks.render.heatmap import Heatmap
 from lrp_hooks.render.html import policy, script_safe, template, template_file
 
 _HERE = "@data@"
+MOST_EDGES = 100_000
+"""Of a graph in a frame: a few seconds to draw."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,18 @@ def framed_graph(graph: AttributionGraph, display: Display) -> str:
     Raises:
         LrpError: `mpld3` is not installed.
     """
-    data = graph_page.page_data(graph, headline(graph), display.palette)
-    return graph_frame().filled(data, display.theme)
+    return graph_frame().filled(drawn_data(graph, headline(graph), display.palette, MOST_EDGES), display.theme)
+
+
+def drawn_data(graph: AttributionGraph, title: str, palette: str, most: int, rest: str = "") -> dict[str, Any]:
+    """A page's data with the strongest edges, at most so many; if there are more the caption says so, and ``rest``."""
+    drawn = graph if len(graph) <= most else graph.select(strength_order(graph)[:most])
+    data = graph_page.page_data(drawn, title, palette)
+    if len(drawn) < len(graph):
+        share = float(drawn.weight.abs().sum() / graph.weight.abs().sum())
+        words = f"Drawn: the {len(drawn):,} strongest of {len(graph):,} edges, {share:.0%} of their |weight|."
+        data["caption"].append(f"{words} {rest}".strip())
+    return data
 
 
 def framed_heatmaps(heatmaps: Sequence[Heatmap], display: Display) -> str:

@@ -28,6 +28,8 @@ def places(graph: AttributionGraph) -> list[str]:
 
 def headline(graph: AttributionGraph) -> str:
     """The question that the graph answers, where target and contrast are named."""
+    if "first" in graph.about and "second" in graph.about:
+        return "First graph minus second graph"
     target, contrast = sides(str(graph.about.get("target", "")))
     if target is None or contrast is None:
         return "Attribution graph"
@@ -35,7 +37,9 @@ def headline(graph: AttributionGraph) -> str:
 
 
 def legend(graph: AttributionGraph) -> tuple[str, str]:
-    """What positive and negative relevance speaks for."""
+    """What positive and negative relevance speaks for; of a difference of two graphs, in which one it is larger."""
+    if "first" in graph.about and "second" in graph.about:
+        return "larger in the first graph", "larger in the second graph"
     return supports_sides(*sides(str(graph.about.get("target", ""))))
 
 

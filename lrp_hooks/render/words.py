@@ -18,6 +18,10 @@ _TARGET = re.compile(rf"(?:logit|max logit |log p)\((?P<target>{_LITERAL})\)(?: 
 _CONTRAST = re.compile(rf"(?:mean )?logit\((?P<all>{_LITERAL}(?:, {_LITERAL})*)\)", re.DOTALL)
 
 
+ELSEWHERE = 0.005
+"""Below this share of the value nothing is said of what no token has."""
+
+
 def sides(target: str) -> tuple[str | None, str | None]:
     """Texts of the target and the contrast named by a description of `lrp_hooks.targets`, e.g.
     ``logit(' Mary') - logit(' John')``; None for a side that is not named."""
@@ -58,7 +62,11 @@ def totals(heatmap: Heatmap) -> str:
     ordinary = heatmap.ordinary
     signed, absolute = math.fsum(ordinary), math.fsum(map(abs, ordinary))
     words = f"{len(ordinary)} tokens, sum of R {signed:+.3f}, sum of |R| {absolute:.3f}"
-    return words + (f"  ·  {len(special)} special, sum of R {math.fsum(special):+.3f}" if special else "")
+    words += f"  ·  {len(special)} special, sum of R {math.fsum(special):+.3f}" if special else ""
+    elsewhere = heatmap.value - math.fsum(heatmap.scores)
+    if heatmap.value and abs(elsewhere) >= ELSEWHERE * abs(heatmap.value):
+        words += f"  ·  {elsewhere:+.3f} of the value is on no token (biases, positions, softmax)"
+    return words
 
 
 def supports(heatmaps: Sequence[Heatmap]) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import struct
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -88,6 +89,11 @@ def test_captions_tell_a_value_from_what_was_explained() -> None:
     )
     capped = heatmap(["a"], target="t", value=1.5, target_value=1.25)
     assert caption(capped) == "t = +1.250; explained to first order: +1.500 logits"
+    most = heatmap(["a", "b"], special=(True, False), value=3.0)
+    assert totals(most) == totals(replace(most, value=0.0))  # all of it is on tokens, or nobody knows
+    assert totals(replace(most, value=-1.5)).endswith(
+        "  ·  -4.500 of the value is on no token (biases, positions, softmax)"
+    )
     assert totals(heatmap(["a", "b"], special=(True, False))) == (
         "1 tokens, sum of R +2.000, sum of |R| 2.000  ·  1 special, sum of R +1.000"
     )

@@ -39,6 +39,7 @@ CALLS = {
     "mask": {"mask": HOLES[None]},
     "mask of every head": {"mask": torch.stack([HOLES.roll(n, 1) for n in range(H)])},
     "added numbers": {"mask": torch.where(HOLES, random(T, T), -torch.inf)[None]},
+    "interval and mask": {"interval": Interval.causal(T, window=6), "mask": HOLES.roll(2, 0)[None]},
     "interval and bias": {"interval": Interval.causal(T, window=6), "mask": random(H, T, T)},
     "softcap, slope": {"softcap": 0.7},
     "softcap, derivative": {"softcap": 0.7, "slope": False},
@@ -125,6 +126,15 @@ def test_lower_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
     assert rows.key is not None
     assert torch.allclose(made.value.T, rows.value[:, target, source], atol=1e-5)
     assert torch.allclose(made.key.T, rows.key[:, target, source], atol=1e-5)
+
+
+def test_a_kept_sum_is_what_weights_are_divided_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listed, "MANY", 0)
+    target, source = torch.tensor([10, 4]), torch.tensor([2, 4])
+    kept = listed.row_lse(make(), torch.arange(T))
+    whole, half = (head_edges(make(lse=kept + by), target, source) for by in (0.0, math.log(2)))
+    assert torch.allclose(half.value, whole.value / 2, rtol=1e-12)
+    assert torch.allclose(half.key, whole.key / 2, rtol=1e-12)
 
 
 def test_no_edges_are_no_edges() -> None:

@@ -2,18 +2,21 @@
 
 const LISTED = 3000; // tokens that are shown one by one
 
+// Chosen ids are asked for too, so that the table knows what they stand for.
+const chosenIds = () => ["target", "contrast"].flatMap(tokensOf).filter((token) => /^#\d+$/.test(token));
+
 function readPrompt(position = -1) {
   act(async () => {
-    const prompt = thePrompt(), extra = control("extra").value ? [control("extra").value] : [];
+    const prompt = thePrompt(), extra = [...new Set([...(control("extra").value ? [control("extra").value] : []), ...chosenIds()])];
     const read = await follow(await send("/api/read", aboutModel({ prompt, position, extra, composite: control("composite").value })));
     if (!read) return;
     const same = state.read && JSON.stringify(state.read.prompt) === JSON.stringify(prompt);
     const end = read.position === read.tokens.length - 1;
     state.read = { ...read, prompt, asked: end ? -1 : read.position };
     if (!same) control("written").hidden = true;
+    control("candidates-card").hidden = false;
     drawTokens();
     drawCandidates();
-    control("candidates-card").hidden = false;
   });
 }
 
@@ -24,11 +27,23 @@ function drawTokens() {
   tokens.slice(first).forEach((token, k) => {
     const node = make("span", box, token.special ? "special" : "", token.text.replaceAll("↵", "↵\n"));
     node.dataset.i = first + k;
+    node.id = `token-${first + k}`;
     node.setAttribute("role", "option");
-    node.setAttribute("aria-selected", String(first + k === position));
+    node.setAttribute("aria-selected", "false");
   });
-  const chosen = box.querySelector('[aria-selected="true"]');
-  if (chosen) box.scrollTop = Math.max(0, chosen.offsetTop - box.offsetTop - box.clientHeight + 40);
+  pointAt(position);
+}
+
+// Mark a token, and show it if it is out of sight.
+function pointAt(position) {
+  const box = control("tokens");
+  for (const node of box.querySelectorAll('[aria-selected="true"]')) node.setAttribute("aria-selected", "false");
+  const chosen = box.querySelector(`[data-i="${position}"]`);
+  if (!chosen) return;
+  chosen.setAttribute("aria-selected", "true");
+  box.setAttribute("aria-activedescendant", chosen.id);
+  const top = chosen.offsetTop - box.offsetTop;
+  if (top < box.scrollTop || top + chosen.offsetHeight > box.scrollTop + box.clientHeight) box.scrollTop = Math.max(0, top - box.clientHeight / 2);
 }
 
 function drawCandidates() {
@@ -88,23 +103,35 @@ function writeFrom(row) {
     box.hidden = false;
     control("take").hidden = true;
     control("written-words").textContent = `From “${row.label}”:`;
-    const show = (text) => { control("written-text").textContent = text; };
+    let text = "";
+    const show = (words) => { text = words || text; control("written-text").textContent = text; };
+    show(row.label);
+    box.scrollIntoView({ block: "nearest" });
     const said = await follow(await send("/api/continue", aboutModel({ prompt, token: row.id })), (job) => show(job.text));
-    if (!said) return;
-    show(said.text);
-    control("written-words").textContent = `From “${row.label}”, ${said.tokens} tokens more${said.ended ? ", to its end" : ""}:`;
+    if (said) show(said.text);
+    control("written-words").textContent = said ? `From “${row.label}”, ${said.tokens} tokens more${said.ended ? ", to its end" : ""}:` : `From “${row.label}”, stopped:`;
     control("take").hidden = false;
-    control("take").onclick = () => { control("completion").value = prompt.completion + said.text; readPrompt(); };
+    control("take").onclick = () => { fillPrompt({ ...prompt, completion: prompt.completion + text }); readPrompt(); };
+    box.scrollIntoView({ block: "nearest" });
   });
 }
 
+// Arrow keys move through the tokens at once; what comes next is asked when they rest.
+let resting = null;
+function step(event) {
+  if (!state.read || isStale()) return;
+  const last = state.read.tokens.length - 1, at = state.read.position;
+  const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
+  if (to === undefined) return;
+  event.preventDefault();
+  state.read.position = Math.min(last, Math.max(0, to));
+  pointAt(state.read.position);
+  clearTimeout(resting);
+  resting = setTimeout(() => readPrompt(state.read.position), 250);
+}
+
 function listenCandidates() {
-  control("tokens").addEventListener("click", (event) => { const i = event.target.dataset?.i; if (i !== undefined) readPrompt(+i); });
-  control("tokens").addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!step || !state.read) return;
-    event.preventDefault();
-    readPrompt(Math.min(state.read.tokens.length - 1, Math.max(0, state.read.position + step)));
-  });
+  control("tokens").addEventListener("click", (event) => { const i = event.target.dataset?.i; if (i !== undefined && !isStale()) readPrompt(+i); });
+  control("tokens").addEventListener("keydown", step);
   control("extra-form").addEventListener("submit", (event) => { event.preventDefault(); readPrompt(state.read.asked); });
 }

@@ -1,6 +1,6 @@
 // Talking to the server: requests, and jobs, which are followed until they end.
 
-const state = { palette: data.palette, theme: "auto", model: null, entries: [], open: null, chosen: new Set(), read: null, job: null };
+const state = { palette: data.palette, theme: "auto", model: null, entries: [], open: null, chosen: new Set(), read: null, job: null, folder: null };
 
 // The key of this explorer stands behind the # of its address, which browsers do not send. It stays with this tab.
 function takeKey() {
@@ -50,7 +50,7 @@ function showJob(job) {
   const bar = control("work-bar");
   control("work-name").textContent = job.name;
   const parts = job.total ? ` ${job.done.toLocaleString("en")}/${job.total.toLocaleString("en")}` : "";
-  control("work-step").textContent = job.state === "waiting" ? "waits for the work before it" : `${job.step}${parts} · ${words(job.seconds)}${remaining(job)}`;
+  control("work-step").textContent = job.state === "waiting" ? (job.seconds > 0.5 ? "waits for the work before it" : "") : `${job.step}${parts} · ${words(job.seconds)}${remaining(job)}`;
   if (job.total) { bar.max = job.total; bar.value = job.done; } else bar.removeAttribute("value");
 }
 
@@ -79,8 +79,12 @@ async function attempt(action) {
 // What the model is asked, one thing at a time; errors are shown.
 let busy = false;
 function setBusy(now) {
+  const focus = document.activeElement;
+  if (now) setBusy.focus = focus?.closest?.("#ask") ? focus : null;
   busy = now;
   for (const button of document.querySelectorAll("#ask button")) button.disabled = now;
+  if (!now) markStale();
+  if (!now && document.activeElement === document.body) setBusy.focus?.focus(); // a disabled button loses it
 }
 async function act(action) {
   if (busy) return;

@@ -39,12 +39,22 @@ function fillPrompt(prompt) {
   if (prompt.messages) buildTurns(prompt.messages); else control("prompt-text").value = prompt.text;
   control("completion").value = prompt.completion;
   switchKind();
+  markStale();
 }
 
 function switchKind() {
   control("turns").hidden = !chatting();
   control("prompt-text").hidden = chatting();
   if (chatting() && !document.querySelector(".turn")) buildTurns([{ role: "user", content: control("prompt-text").value }]);
+}
+
+// Candidates belong to the prompt that was read: when another stands in the form they wait.
+function isStale() { return Boolean(state.read) && JSON.stringify(thePrompt()) !== JSON.stringify(state.read.prompt); }
+function markStale() {
+  const stale = isStale();
+  control("stale").hidden = !stale;
+  control("candidates-card").classList.toggle("stale", stale);
+  control("candidates-card").querySelectorAll("button").forEach((button) => { button.disabled = busy || stale; });
 }
 
 function showModel(model) {
@@ -57,6 +67,8 @@ function showModel(model) {
 }
 
 function listenPrompt() {
+  control("prompt-form").addEventListener("input", markStale);
+  control("prompt-form").addEventListener("click", markStale); // turns are added and removed
   control("prompt-form").addEventListener("change", (event) => { if (event.target.name === "kind") switchKind(); });
   control("prompt-form").addEventListener("submit", (event) => { event.preventDefault(); readPrompt(); });
   control("prompt-form").addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); readPrompt(); } });

@@ -8,6 +8,7 @@ async function begin() {
   const known = await call("/api/state");
   showModel(known.model);
   state.entries = known.entries;
+  state.folder = known.folder;
   control("kept").textContent = known.folder ? `kept in ${known.folder}` : "kept until the server stops";
   if (known.notes.length) complain(known.notes.join("\n"));
   openEntry(state.entries.at(-1)?.number ?? null);
@@ -16,7 +17,7 @@ async function begin() {
     const now = await call("/api/state");
     showModel(now.model);
     state.entries = now.entries;
-    if (state.open === null) openEntry(state.entries.at(-1)?.number ?? null); else drawResults();
+    openEntry(state.entries.at(-1)?.number ?? null);
   }
 }
 
@@ -35,4 +36,6 @@ listenPrompt();
 listenCandidates();
 listenQuestion();
 listenResults();
+restoreForm();
+markKind();
 act(begin);

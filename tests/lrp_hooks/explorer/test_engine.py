@@ -224,6 +224,7 @@ def test_progress_reaches_the_end_of_every_step(engine: Engine) -> None:
         (Explaining(prompt=Prompt(text="abc"), segments="words", show="graph"), InputError, "choices: sentences"),
         (Explaining(prompt=Prompt(text="a" * 5000)), ContextLengthError, "5000 tokens"),
         (Reading(prompt=Prompt(text="abc"), extra=("rank:2",)), InputError, "is a rank"),
+        (Reading(prompt=Prompt(messages=())), InputError, "no message"),
         (Reading(prompt=Prompt(text="abc"), extra=("#100000",)), LrpError, "outside the vocabulary"),
         (Continuing(prompt=Prompt(text="abc"), token=100000), LrpError, "outside the vocabulary"),
     ],

@@ -17,6 +17,7 @@ from browser import chromium, complaints, needs_chromium
 from explorer_client import Client
 
 from lrp_hooks import AttributionGraph
+from lrp_hooks.errors import ModelLoadError
 from lrp_hooks.explorer.session import Session
 from lrp_hooks.render import output
 
@@ -129,6 +130,7 @@ def test_several_contrasts_are_chosen_and_given_back(page: Any) -> None:
     assert "mean logit(" in rows(page)[0][3]
     page.fill("#contrast", "")
     page.click("#again")
+    settled(page)
     assert page.input_value("#contrast") == f"#{ids[3]} #{ids[6]}"
 
 
@@ -151,8 +153,8 @@ def test_another_position_has_other_candidates(page: Any) -> None:
     settled(page)
     assert "choose its last token first" in page.locator("#error").inner_text()
     page.locator("#tokens").press("ArrowRight")
+    until(page, "document.getElementById('candidates-words').textContent.includes('After token 4')")
     settled(page)
-    assert "After token 4" in page.locator("#candidates-words").inner_text()
     assert not page.locator("#error").is_visible()
 
 
@@ -177,17 +179,22 @@ def test_graphs_are_drawn_compared_and_brought_back(page: Any) -> None:
     page.locator("#results input").nth(0).check()
     assert page.locator("#compare").is_disabled()
     page.locator("#results input").nth(1).check()
-    assert page.locator("#compare").inner_text() == "subtract: 1 \u2212 2"
+    assert page.locator("#compare").inner_text() == "subtract: 2 \u2212 1"
     page.click("#compare")
     until(page, "state.entries.length === 3")
     assert rows(page)[0][2] == "graph, compared"
-    assert "(logit('a') - logit('b')) - (logit('c') - logit('b'))" in page.locator("#viewer-title").inner_text()
+    assert "(logit('c') - logit('b')) - (logit('a') - logit('b'))" in page.locator("#viewer-title").inner_text()
     assert not page.locator("#again").is_visible()
+    assert "larger in the first graph" in framed(page).locator("#legend").inner_text()
     page.fill("#prompt-text", "something else")
     page.locator("#results tbody tr").nth(2).click()
     page.click("#again")
     assert page.input_value("#prompt-text") == "say no more"
     assert page.input_value("#target") == "a"
+    settled(page)
+    page.click("#remove")
+    assert page.locator("#remove").inner_text() == "remove the file?"
+    assert page.evaluate("state.entries.length") == 3
     page.click("#remove")
     until(page, "state.entries.length === 2")
     assert [row[1] for row in rows(page)] == ["3", "2"]
@@ -239,6 +246,7 @@ def test_chats_are_written_turn_by_turn(page: Any) -> None:
     settled(page)
     page.check("input[value=text]")
     page.click("#again")
+    settled(page)
     assert page.is_checked("input[value=chat]")
     assert page.locator(".turn textarea").nth(1).input_value() == "it"
 
@@ -375,6 +383,7 @@ def test_results_can_be_saved_and_opened_while_the_model_works(
     page.set_input_files("#open-file", tmp_path / "x.json")
     until(page, "state.entries.length === 2")
     page.click("#remove")
+    page.click("#remove")
     until(page, "state.entries.length === 1")
     page.click("#stop")
     settled(page)
@@ -392,4 +401,139 @@ def test_a_model_that_was_replaced_elsewhere_is_noticed(page: Any, tiny_client: 
     settled(page)
     page.click("button[value=heatmap]")
     settled(page)
-    assert rows(page)[0][5] == "tiny-3"
+    assert "tiny-3" in page.evaluate("state.entries[0].model")
+
+
+def test_a_question_that_is_used_again_is_the_same_one(page: Any) -> None:
+    page.fill("#prompt-text", "say no more")
+    page.click("#read")
+    settled(page)
+    page.locator("#tokens span").nth(4).click()
+    settled(page)
+    ask(page, "heatmap")
+    page.fill("#prompt-text", "quite another one")
+    page.click("#read")
+    settled(page)
+    page.click("#again")
+    settled(page)
+    assert "After token 4" in page.locator("#candidates-words").inner_text()
+    page.click("button[value=heatmap]")
+    settled(page)
+    first, second = page.evaluate("state.entries.map((entry) => [entry.value, entry.question.position])")
+    assert first == second
+    assert first[1] == 4
+    assert all(row[6].endswith("say no more · at token 4") for row in rows(page))
+
+
+def test_candidates_wait_while_another_prompt_stands_in_the_form(page: Any) -> None:
+    page.fill("#prompt-text", "say no more")
+    page.click("#read")
+    settled(page)
+    page.fill("#prompt-text", "say no more of it")
+    assert page.locator("#stale").is_visible()
+    assert page.locator("#candidates button").first.is_disabled()
+    page.locator("#tokens span").nth(3).click()
+    assert page.evaluate("busy") is False
+    assert "After token 10" in page.locator("#candidates-words").inner_text()
+    page.fill("#prompt-text", "say no more")
+    assert not page.locator("#stale").is_visible()
+    assert page.locator("#candidates button").first.is_enabled()
+
+
+def test_chosen_ids_keep_their_names_where_they_are_not_among_the_first(page: Any) -> None:
+    page.fill("#prompt-text", "say no more")
+    page.click("#read")
+    settled(page)
+    page.locator("#candidates [data-side=contrast]").nth(0).click()
+    name = page.locator("#contrast-label").inner_text()
+    page.fill("#prompt-text", "abc abc abc")
+    page.click("#read")
+    settled(page)
+    assert page.locator("#contrast-label").inner_text() == name
+    assert page.locator("#candidates [aria-pressed=true]").count() == 1
+
+
+def test_arrow_keys_move_at_once_and_ask_when_they_rest(page: Any) -> None:
+    page.fill("#prompt-text", "say no more")
+    page.click("#read")
+    settled(page)
+    strip = page.locator("#tokens")
+    strip.press("Home")
+    for _ in range(3):
+        strip.press("ArrowRight")
+    assert page.evaluate("state.read.position") == 3
+    until(page, "document.getElementById('candidates-words').textContent.includes('After token 3')")
+    settled(page)
+    assert strip.get_attribute("aria-activedescendant") == "token-3"
+
+
+def test_fields_that_a_kind_does_not_use_are_not_sent(page: Any) -> None:
+    page.fill("#target", "a")
+    page.fill("#contrast", "b")
+    for kind, target, contrasts in (("logit", "a", []), ("max-logit", None, []), ("logit-diff", "a", ["b"])):
+        page.select_option("#kind", kind)
+        page.click("button[value=heatmap]")
+        settled(page)
+        asked = page.evaluate("state.entries.at(-1).question")
+        assert (asked["kind"], asked["target"], asked["contrasts"]) == (kind, target, contrasts)
+
+
+def test_a_wrong_option_of_graphs_is_shown_and_stops_graphs_alone(page: Any) -> None:
+    page.evaluate("document.getElementById('top-p').value = '2'")
+    page.click("button[value=graph]")
+    assert page.locator("#graph-options").get_attribute("open") is not None
+    assert not rows(page)
+    page.click("button[value=heatmap]")
+    settled(page)
+    assert len(rows(page)) == 1
+
+
+def test_errors_are_seen_wherever_the_page_is_scrolled_to(page: Any) -> None:
+    ask(page, "graph")
+    framed(page)
+    page.mouse.wheel(0, 3000)
+    page.fill("#target", "ab")
+    page.click("button[value=heatmap]")
+    settled(page)
+    box = page.locator("#error").bounding_box()
+    assert 0 <= box["y"] < 200
+
+
+def test_the_form_survives_a_reload(page: Any) -> None:
+    page.fill("#prompt-text", "another prompt")
+    page.fill("#completion", "and more")
+    page.fill("#target", "z")
+    page.select_option("#composite", "cp-lrp")
+    page.reload()
+    settled(page)
+    values = [page.input_value(f"#{name}") for name in ("prompt-text", "completion", "target", "composite")]
+    assert values == ["another prompt", "and more", "z", "cp-lrp"]
+
+
+def test_a_model_that_cannot_be_had_does_not_cost_the_one_that_is_there(page: Any, session: Session) -> None:
+    def look(name: str, _: Any) -> None:
+        raise ModelLoadError(f"there is no model {name!r} to be had")
+
+    session._look = look
+    page.evaluate("document.getElementById('model-change').open = true")
+    page.fill("#model-name", "tiny-9")
+    page.click("#model-form button")
+    settled(page)
+    assert "no model 'tiny-9' to be had" in page.locator("#error").inner_text()
+    assert "tiny-0" in page.locator("#model-words").inner_text()
+    ask(page, "heatmap")
+    assert len(rows(page)) == 1
+
+
+def test_the_keyboard_keeps_its_place(page: Any) -> None:
+    page.focus("#read")
+    page.keyboard.press("Enter")
+    settled(page)
+    assert page.evaluate("document.activeElement.id") == "read"
+    ask(page, "heatmap")
+    ask(page, "heatmap", target="c")
+    page.locator("#results .word button").nth(1).focus()
+    page.keyboard.press("Enter")
+    framed(page)
+    assert page.evaluate("document.activeElement.closest('tr').dataset.number") == "1"
+    assert page.evaluate("state.open") == 1

@@ -113,6 +113,9 @@ def test_heatmaps_are_put_side_by_side_under_what_differs(engine: Engine) -> Non
     targets = compared([heatmap(engine), heatmap(engine, target="c")])
     assert isinstance(targets, HeatmapResult)
     assert [panel.title for panel in targets.heatmaps] == ["logit('a') - logit('b')", "logit('c') - logit('b')"]
+    texts = compared([heatmap(engine), heatmap(engine, text="another")])
+    assert isinstance(texts, HeatmapResult)
+    assert [panel.title for panel in texts.heatmaps] == ["say no more", "another"]
     three = compared([both, targets])
     assert isinstance(three, HeatmapResult)
     assert len(three.heatmaps) == 4
