@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from lrp_hooks.errors import ModelLoadError
 from lrp_hooks.loading import demo
 from lrp_hooks.loading.demo import HUB_NAME, SUMS, VARIABLE, WEIGHTS, load_demo_model
-from lrp_hooks.loading.model import load_model
+from lrp_hooks.loading.model import load_model, look_for_model
 
 
 @pytest.fixture
@@ -169,3 +169,21 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Path) -> None:
     (broken / "config.json").write_text('{"model_type": "no_such_architecture"}')
     with pytest.raises(ModelLoadError, match="no_such_architecture"):
         load_model(str(broken))
+
+
+def test_looking_for_a_model_reads_its_config_and_no_weights(cache: Path, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
+    look_for_model(str(folder))
+    look_for_model("demo")  # whatever it takes to get it
+    for name, message in (
+        (str(tmp_path / "nowhere"), "there is no folder"),
+        ("nobody/nothing", "there is no model 'nobody/nothing' to be had"),
+        (str(cache.parent), "config.json is missing|there is no folder"),
+    ):
+        with pytest.raises(ModelLoadError, match=message):
+            look_for_model(name)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelLoadError, match="to be had"):
+        look_for_model(str(folder))

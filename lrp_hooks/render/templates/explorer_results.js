@@ -73,7 +73,7 @@ async function fillFrame(number) {
   const frame = control("frame"), text = await call(`/results/${number}?palette=${encodeURIComponent(state.palette)}&theme=${ground()}`);
   if (number !== state.open) return;
   frame.style.height = "";
-  Object.assign(frame.dataset, { number, theme: ground() });
+  frame.dataset.number = number;
   frame.srcdoc = text;
 }
 

@@ -2,6 +2,7 @@
 
 function restyle() {
   document.documentElement.dataset.theme = ground();
+  control("frame").contentWindow.postMessage({ palette: state.palette, theme: ground() }, "*"); // holds no secret
 }
 
 async function begin() {
@@ -26,11 +27,10 @@ control("palette").value = state.palette;
 control("controls").addEventListener("input", () => {
   for (const id of ["palette", "theme"]) state[id] = control(id).value;
   restyle();
-  openEntry(state.open);
 });
 control("controls").addEventListener("submit", (event) => event.preventDefault());
 control("stop").addEventListener("click", () => { if (state.job !== null) attempt(() => call(`/api/jobs/${state.job}/cancel`, { method: "POST" })); });
-darkness.addEventListener("change", () => { restyle(); openEntry(state.open); });
+darkness.addEventListener("change", restyle);
 restyle();
 listenPrompt();
 listenCandidates();

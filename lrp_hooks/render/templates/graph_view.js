@@ -1,7 +1,7 @@
 // Where things are: columns with gaps, the view (d3's zoom gestures move it), sizes.
 
 const canvas = control("canvas");
-const plot = { left: 52, right: 14, top: 12, side: 12, bottom: 60, width: 0, height: 0, full: [0, 0] };
+const plot = { left: data.points.some((point) => point % 1) ? 62 : 52, right: 14, top: 12, side: 12, bottom: 60, width: 0, height: 0, full: [0, 0] };
 const unit = { x: 1, y: 1 }; // pixels per column and row in the whole view
 const layout = { columns: [], slot: new Float64Array(data.labels.length), gaps: [], width: 1 };
 const view = { kx: 1, ky: 1, tx: 0, ty: 0 };

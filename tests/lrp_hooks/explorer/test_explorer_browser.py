@@ -280,11 +280,24 @@ def test_work_is_shown_and_stopped(page: Any, session: Session, monkeypatch: pyt
     assert page.locator("#read").is_enabled()
 
 
+def test_a_frame_follows_the_colours_and_keeps_what_was_set_in_it(page: Any) -> None:
+    ask(page, "graph")
+    frame = framed(page)
+    frame.check("#first")
+    page.select_option("#palette", "orange-purple")
+    for _ in range(200):
+        if frame.evaluate("state.palette") == "orange-purple":
+            break
+        time.sleep(0.02)
+    assert frame.evaluate("[state.palette, state.hideFirst, control('first').checked]") == ["orange-purple", True, True]
+    page.locator("#results .word button").first.click()
+    assert framed(page).evaluate("state.palette") == "orange-purple"  # and so does the next
+
+
 def test_a_page_that_is_opened_again_shows_what_was_there(page: Any, tiny_client: Client) -> None:
     ask(page, "heatmap")
     framed(page)
     page.select_option("#theme", "dark")
-    until(page, "document.getElementById('frame').dataset.theme === 'dark'")
     for _ in range(200):
         if framed(page).evaluate("document.documentElement.dataset.theme") == "dark":
             break
