@@ -69,10 +69,9 @@ def load_graph(path: str | Path) -> AttributionGraph:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise GraphError(f"{path} is damaged or no safetensors file: {error}") from error
+    header = _header(text, path)
     try:
-        return _graph(_header(text, path), tensors)
-    except GraphError:
-        raise
+        return _graph(header, tensors)
     except Exception as error:  # whatever a damaged or hostile file leads to
         raise GraphError(f"{path} is damaged: {error!r}") from error
 
