@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lrp_hooks.cases.answers.generate import check_length, encode_prompt
+from lrp_hooks.cases.answers.generate import check_length, encode_so_far
 from lrp_hooks.cases.schema import Case, CaseToken
 from lrp_hooks.cases.segments import token_segments
 from lrp_hooks.errors import InputError
@@ -73,11 +73,8 @@ def case_input(loaded: LoadedModel, case: Case) -> CaseInput:
 
 
 def _encoded(tokenizer: Any, case: Case) -> list[int]:
-    if case.messages is None:
-        return encode_prompt(tokenizer, (case.prompt or "") + case.completion)
-    prompt = encode_prompt(tokenizer, [message.model_dump() for message in case.messages])
-    said = tokenizer(case.completion, add_special_tokens=False)["input_ids"] if case.completion else []
-    return [*prompt, *said]
+    prompt = (case.prompt or "") if case.messages is None else [message.model_dump() for message in case.messages]
+    return encode_so_far(tokenizer, prompt, case.completion)
 
 
 def _id(token: CaseToken, tokenizer: Any, vocabulary: int) -> int:

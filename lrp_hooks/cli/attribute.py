@@ -15,13 +15,12 @@ from rich.table import Table
 
 from lrp_hooks.cli.continuations import Continuations
 from lrp_hooks.cli.heads import Question, ask
-from lrp_hooks.cli.inputs import PromptSource, parse_memory
+from lrp_hooks.cli.inputs import PromptSource, parse_checkpoint, parse_memory
 from lrp_hooks.cli.pace import lines
 from lrp_hooks.errors import InputError, LrpError
 from lrp_hooks.instrumentation.instrument import Instrumentation, instrument
 from lrp_hooks.loading.loaded import LoadedModel
 from lrp_hooks.loading.model import load_model
-from lrp_hooks.recording.checkpointing import Mode
 from lrp_hooks.relevance import Relevance
 from lrp_hooks.render.colours import palette_by_name
 from lrp_hooks.render.heatmap import NORMALIZATIONS, Heatmap
@@ -29,8 +28,6 @@ from lrp_hooks.render.output import SUFFIXES, save
 from lrp_hooks.render.text import print_heatmap
 from lrp_hooks.targets import TopToken, target_by_name
 from lrp_hooks.tokens import visible
-
-CHECKPOINT: dict[str, Mode] = {"auto": "auto", "on": True, "off": False}
 
 
 @dataclass(frozen=True)
@@ -69,8 +66,7 @@ class Request:
                 raise LrpError(f"{path.name}: unknown format {path.suffix!r}. choices: {', '.join(SUFFIXES)}")
         if self.normalize not in NORMALIZATIONS:
             raise LrpError(f"unknown normalization {self.normalize!r}. choices: {', '.join(NORMALIZATIONS)}")
-        if self.checkpoint not in CHECKPOINT:
-            raise InputError(f"--checkpoint {self.checkpoint!r} is unknown. choices: {', '.join(CHECKPOINT)}")
+        parse_checkpoint(self.checkpoint)
         parse_memory(self.max_memory)
         if self.top < 1:
             raise InputError("--top must be at least 1")
@@ -120,7 +116,7 @@ def explain(request: Request, loaded: LoadedModel, console: Console, notes: Cons
             told = None if moving else lines("residual points", lambda text: notes.print(text, highlight=False))
             options: Any = {
                 "unknown": request.unknown,
-                "checkpoint": CHECKPOINT[request.checkpoint],
+                "checkpoint": parse_checkpoint(request.checkpoint),
                 "max_memory": parse_memory(request.max_memory),
             }
             with instrument(loaded.model, composite, **options) as lrp:

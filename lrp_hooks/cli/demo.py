@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -108,6 +108,6 @@ def explain_failure(
         target = LogitDiff(failure.target, failure.contrast, tokenizer=loaded.tokenizer)
         trace = lrp.trace(input_ids=torch.tensor([failure.ids]))
         graph = trace.graph(target, detail=True, tokenizer=loaded.tokenizer, progress=progress)
-    graph = replace(graph, about={**graph.about, "model": loaded.name})
+    graph = graph.under_name(loaded.name)
     show(graph, shown, console, notes)
     return graph

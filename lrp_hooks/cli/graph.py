@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lrp_hooks.cli.attribute import CHECKPOINT, consoles, working
-from lrp_hooks.cli.inputs import PromptSource, parse_memory
+from lrp_hooks.cli.attribute import consoles, working
+from lrp_hooks.cli.inputs import PromptSource, parse_checkpoint, parse_memory
 from lrp_hooks.cli.pace import pace
 from lrp_hooks.composites import resolve
-from lrp_hooks.errors import GraphError, InputError
+from lrp_hooks.errors import GraphError
 from lrp_hooks.graph.build import Pruning
 from lrp_hooks.graph.detail import Detail
 from lrp_hooks.graph.export.metrics import check_metrics_suffix, save_metrics
@@ -95,8 +95,7 @@ class GraphRequest:
         parse_points(self.points)
         if self.segments is not None:
             cut_segments(self.segments, ["a"])
-        if self.checkpoint not in CHECKPOINT:
-            raise InputError(f"--checkpoint {self.checkpoint!r} is unknown. choices: {', '.join(CHECKPOINT)}")
+        parse_checkpoint(self.checkpoint)
         parse_memory(self.max_memory)
 
 
@@ -124,7 +123,7 @@ def make(
     target = make_target(request.kind, request.target, request.contrasts, request.position, tokenizer)
     options: Any = {
         "unknown": request.unknown,
-        "checkpoint": CHECKPOINT[request.checkpoint],
+        "checkpoint": parse_checkpoint(request.checkpoint),
         "max_memory": parse_memory(request.max_memory),
     }
     texts = [t.text for t in token_texts(tokenizer, batch["input_ids"][0].tolist())]
@@ -143,13 +142,8 @@ def make(
         trace = lrp.trace(**batch)
         graph = trace.graph(target, segments=segments, detail=request.detail, progress=progress, **asked)
         if segments is None and request.shown.pages and not graph_layout.is_smooth(graph):
-            coarse = named(trace.graph(target, segments=sentences(texts), progress=progress, **asked), loaded)
-    return named(graph, loaded), coarse
-
-
-def named(graph: AttributionGraph, loaded: LoadedModel) -> AttributionGraph:
-    """The graph under the name that the model was loaded by."""
-    return replace(graph, about={**graph.about, "model": loaded.name})
+            coarse = trace.graph(target, segments=sentences(texts), progress=progress, **asked).under_name(loaded.name)
+    return graph.under_name(loaded.name), coarse
 
 
 def parse_points(text: str | None) -> list[float] | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lrp_hooks.errors import InputError
+from lrp_hooks.recording.checkpointing import Mode
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,20 @@ def _chat(tokenizer: Any, messages: list[dict[str, str]], *, its_turn: bool) -> 
         raise InputError("this tokenizer has no chat template. do: give the prompt as --prompt")
     text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=its_turn)
     return text
+
+
+CHECKPOINT: dict[str, Mode] = {"auto": "auto", "on": True, "off": False}
+
+
+def parse_checkpoint(text: str) -> Mode:
+    """What ``--checkpoint`` says.
+
+    Raises:
+        InputError: an unknown word; lists the choices.
+    """
+    if text not in CHECKPOINT:
+        raise InputError(f"--checkpoint {text!r} is unknown. choices: {', '.join(CHECKPOINT)}")
+    return CHECKPOINT[text]
 
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from lrp_hooks.cli.attribute import CHECKPOINT, consoles
-from lrp_hooks.cli.inputs import parse_memory
+from lrp_hooks.cli.attribute import consoles
+from lrp_hooks.cli.inputs import parse_checkpoint, parse_memory
 from lrp_hooks.errors import InputError, MissingExtraError
 from lrp_hooks.graph.io import SUFFIX
 from lrp_hooks.loading.model import load_model, look_for_model
@@ -53,14 +53,13 @@ def run(
     from lrp_hooks.explorer.session import Session
     from lrp_hooks.explorer.shelf import Shelf
 
-    if checkpoint not in CHECKPOINT:
-        raise InputError(f"--checkpoint {checkpoint!r} is unknown. choices: {', '.join(CHECKPOINT)}")
     if model is not None and model.endswith(SUFFIX):
         files, model = (Path(model), *files), None
     wanted = None if model is None else read_form(Loading, {"name": model, **loading})
     look = partial(look_for_model, trust_remote_code=trust_remote_code)
     loader = partial(load_model, attn_implementation=attn_implementation, trust_remote_code=trust_remote_code)
-    session = Session(loader, Settings(unknown, CHECKPOINT[checkpoint], parse_memory(max_memory)), Shelf(folder), look)
+    settings = Settings(unknown, parse_checkpoint(checkpoint), parse_memory(max_memory))
+    session = Session(loader, settings, Shelf(folder), look)
     _, notes = consoles()
     for note in session.shelf.notes:
         notes.print(f"left out: {note}", markup=False, highlight=False)

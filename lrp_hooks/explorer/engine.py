@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from lrp_hooks.cases.answers.generate import check_length, context_length, decode, encode_prompt, generate
+from lrp_hooks.cases.answers.generate import check_length, context_length, decode, encode_so_far, generate
 from lrp_hooks.errors import InputError, LrpError, first_line
 from lrp_hooks.explorer.forms import Continuing, Explaining, Prompt, Reading
 from lrp_hooks.explorer.jobs import Cancelled, Job
@@ -62,24 +62,17 @@ class Engine:
         tokenizer = self.loaded.tokenizer
         if tokenizer is None:
             raise InputError("this model has no tokenizer, and the explorer works with text. do: the Python API")
-        if prompt.text is not None:
-            ids = encode_prompt(tokenizer, prompt.text + prompt.completion)
-        else:
-            ids = self._chat([turn.model_dump() for turn in prompt.messages or ()])
-            said = tokenizer(prompt.completion, add_special_tokens=False)["input_ids"] if prompt.completion else []
-            ids += [int(token) for token in said]
-        check_length(self.loaded.model, len(ids), 0)
-        return ids
-
-    def _chat(self, messages: list[dict[str, str]]) -> list[int]:
-        if not messages:
+        asked = prompt.text if prompt.messages is None else [turn.model_dump() for turn in prompt.messages]
+        if prompt.messages == ():
             raise InputError("the chat has no message. do: write one")
         try:
-            return encode_prompt(self.loaded.tokenizer, messages)
+            ids = encode_so_far(tokenizer, asked or "", prompt.completion)
         except LrpError:
             raise
-        except Exception as error:  # templates are programs of the model's makers
+        except Exception as error:  # chat templates are programs of the model's makers
             raise InputError(f"the model's chat template refuses these messages: {first_line(error)}") from error
+        check_length(self.loaded.model, len(ids), 0)
+        return ids
 
     def read(self, form: Reading, job: Job) -> dict[str, Any]:
         """The prompt's tokens, and the candidates for the token after one of them."""
@@ -146,7 +139,7 @@ class Engine:
                     tokenizer=tokenizer,
                     progress=job.begin(step),
                 )
-            return replace(graph, about={**graph.about, "model": self.loaded.name})
+            return graph.under_name(self.loaded.name)
 
         graph = made(segments, "building the graph: transitions")
         yield graph

@@ -151,6 +151,10 @@ class AttributionGraph:
         columns = {name: getattr(self, name)[edges] for name in ("below", "above", "source", "target", "weight")}
         return replace(self, **columns, detail=None if self.detail is None else self.detail.select(edges))
 
+    def under_name(self, model: str) -> AttributionGraph:
+        """The graph with another name of its model: the one that it was loaded by."""
+        return replace(self, about={**self.about, "model": model})
+
     def save(self, path: str | FilePath) -> FilePath:
         """Write one safetensors file with a versioned JSON header."""
         from lrp_hooks.graph.io import save_graph

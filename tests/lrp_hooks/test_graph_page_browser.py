@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from browser import chromium, needs_chromium
+from browser import needs_chromium
 
 from lrp_hooks.graph.model import AttributionGraph, EdgeDetail
 from lrp_hooks.render.graph_layout import READABLE_EDGES, columns_of
@@ -77,12 +77,6 @@ def chain(columns: int, tokens: tuple[str, ...], **changes: Any) -> AttributionG
         tokens=tokens,
         **changes,
     )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture

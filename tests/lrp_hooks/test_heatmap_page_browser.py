@@ -11,7 +11,7 @@ from statistics import correlation
 from typing import Any
 
 import pytest
-from browser import chromium, complaints, needs_chromium
+from browser import complaints, needs_chromium
 
 from lrp_hooks.render import Heatmap
 from lrp_hooks.render.colours import GRAY, PALETTES
@@ -33,12 +33,6 @@ def heatmap(title: str, scores: tuple[float, ...], **changes: Any) -> Heatmap:
         TokenText(i, word, special=special) for i, (word, special) in enumerate(zip(WORDS, SPECIAL, strict=True))
     )
     return Heatmap(tokens, scores, SPECIAL, title=title, **changes)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture

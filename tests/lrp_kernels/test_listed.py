@@ -140,4 +140,4 @@ def test_a_kept_sum_is_what_weights_are_divided_by(monkeypatch: pytest.MonkeyPat
 def test_no_edges_are_no_edges() -> None:
     none = torch.zeros(0, dtype=torch.long)
     assert head_edges(make(), none, none).value.shape == (0, H)
-    assert listed.parts_of(head_edges(make(), none, none)).head.shape == (0,)
+    assert edge_parts(make(), none, none).head.shape == (0,)

@@ -86,6 +86,8 @@ def edge_totals(
 
 def edge_parts(call: AttentionCall, target: Tensor, source: Tensor, *, backend: Backend = "reference") -> EdgeParts:
     """Value and key path, the strongest head and its signed share, of the edges target[E] <- source[E]."""
+    if backend == "reference":
+        return listed.edge_parts(call, target, source)
     made: EdgeParts = _kernels(backend).edge_parts(call, target, source)
     return made
 

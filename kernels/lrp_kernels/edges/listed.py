@@ -7,6 +7,8 @@ pass kept, or that is made once for the rows that occur.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -22,43 +24,48 @@ core, 4,096 columns, 9 heads of 64: 512 rows take 0.3 s, gathering 64 edges of e
 
 def head_edges(call: AttentionCall, target: Tensor, source: Tensor) -> HeadEdges:
     """Value and key path per head of the edges target[E] <- source[E], in the compute dtype of the call."""
-    rows, position = torch.unique(target, return_inverse=True)
-    if not are_few(len(target), len(rows), call):
-        return _of_rows(call, rows, target, source)
-    lse = row_lse(call, rows) if call.lse is None else call.lse[:, rows]
-    parts = []
-    width = max(call.q.shape[2], call.v.shape[2])
-    for some in torch.split(torch.arange(len(target), device=target.device), max(1, AT_ONCE // (call.heads * width))):
-        parts.append(_gathered(call, lse[:, position[some]], target[some], source[some]))
-    value, key = (torch.cat(column) for column in zip(*parts, strict=True))
+    value = call.D.new_zeros(len(target), call.heads, dtype=compute_dtype(call.q))
+    key = torch.zeros_like(value)
+    for here, made in _in_parts(call, target, source):
+        value[here], key[here] = made.value, made.key
     return HeadEdges(value, key)
 
 
-def are_few(edges: int, rows: int, call: AttentionCall) -> bool:
-    """Whether gathering so many edges costs less than making the rows that they are in."""
-    return edges * MANY < rows * call.length or not edges
+def edge_parts(call: AttentionCall, target: Tensor, source: Tensor) -> EdgeParts:
+    """Both paths summed over heads, the strongest head and its signed share, of the edges target[E] <- source[E]."""
+    value, key, head_weight = (call.D.new_zeros(len(target)) for _ in range(3))
+    head = torch.zeros(len(target), dtype=torch.long, device=target.device)
+    for here, made in _in_parts(call, target, source):
+        per_head = made.value + made.key
+        strongest = per_head.abs().argmax(1)
+        value[here], key[here] = made.value.sum(1).to(value.dtype), made.key.sum(1).to(key.dtype)
+        head[here] = strongest
+        head_weight[here] = per_head.gather(1, strongest[:, None])[:, 0].to(head_weight.dtype)
+    return EdgeParts(value, key, head, head_weight)
 
 
-def _of_rows(call: AttentionCall, rows: Tensor, target: Tensor, source: Tensor) -> HeadEdges:
-    """The same from whole rows."""
-    value = call.D.new_zeros(len(target), call.heads, dtype=compute_dtype(call.q))
-    key = torch.zeros_like(value)
+def _in_parts(call: AttentionCall, target: Tensor, source: Tensor) -> Iterator[tuple[Tensor, HeadEdges]]:
+    """Which edges, and what they are: gathered, or from whole rows, whatever costs less. Those left out are none."""
+    if not len(target):
+        return
+    rows, position = torch.unique(target, return_inverse=True)
+    if len(target) * MANY >= len(rows) * call.length:
+        yield from _of_rows(call, rows, target, source)
+        return
+    lse = row_lse(call, rows) if call.lse is None else call.lse[:, rows]
+    size = max(1, AT_ONCE // (call.heads * max(call.q.shape[2], call.v.shape[2])))
+    for some in torch.split(torch.arange(len(target), device=target.device), size):
+        yield some, _gathered(call, lse[:, position[some]], target[some], source[some])
+
+
+def _of_rows(call: AttentionCall, rows: Tensor, target: Tensor, source: Tensor) -> Iterator[tuple[Tensor, HeadEdges]]:
     for block in row_blocks(rows, call.heads, call.length):
         here = torch.nonzero((target >= block[0]) & (target <= block[-1])).flatten()
         made = edge_rows(call, block)
-        here = here[source[here] < made.value.shape[2]]  # columns beyond are no edges
+        here = here[source[here] < made.value.shape[2]]  # columns beyond have no edges
         row, column = torch.searchsorted(block, target[here]), source[here]
-        value[here] = made.value[:, row, column].T
-        if made.key is not None:
-            key[here] = made.key[:, row, column].T
-    return HeadEdges(value, key)
-
-
-def parts_of(edges: HeadEdges) -> EdgeParts:
-    """Both paths summed over heads, the strongest head, and its signed share."""
-    total = edges.value + edges.key
-    head = total.abs().argmax(1) if len(total) else total.new_zeros(0, dtype=torch.long)
-    return EdgeParts(edges.value.sum(1), edges.key.sum(1), head, total.gather(1, head[:, None])[:, 0])
+        value = made.value[:, row, column].T
+        yield here, HeadEdges(value, torch.zeros_like(value) if made.key is None else made.key[:, row, column].T)
 
 
 def row_lse(call: AttentionCall, rows: Tensor) -> Tensor:
@@ -74,8 +81,8 @@ def row_lse(call: AttentionCall, rows: Tensor) -> Tensor:
     return torch.cat(made, 1)
 
 
-def _gathered(call: AttentionCall, lse: Tensor, target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-    """([E, H], [E, H]): value and key path; ``lse`` [H, E] of each edge's row."""
+def _gathered(call: AttentionCall, lse: Tensor, target: Tensor, source: Tensor) -> HeadEdges:
+    """Value and key path; ``lse`` [H, E] of each edge's row."""
     dtype, groups = compute_dtype(call.q), call.k.shape[0]
 
     def product(at_target: Tensor, at_source: Tensor) -> Tensor:
@@ -103,9 +110,9 @@ def _gathered(call: AttentionCall, lse: Tensor, target: Tensor, source: Tensor) 
     toward = product(call.o, call.v)
     to_value = weights * (toward if call.v_carry is call.v else product(call.o, call.v_carry)) * call.value
     if not call.key:
-        return to_value.T, torch.zeros_like(to_value.T)
+        return HeadEdges(to_value.T, torch.zeros_like(to_value.T))
     d_scores = weights * (toward - call.D[:, target].to(dtype))
     if slope is not None:
         d_scores = d_scores * slope
     carried = raw if call.k_carry is call.k else product(call.q, call.k_carry)
-    return to_value.T, (d_scores * carried * (call.scale * call.key)).T
+    return HeadEdges(to_value.T, (d_scores * carried * (call.scale * call.key)).T)

@@ -51,6 +51,14 @@ def encode_prompt(tokenizer: Any, prompt: str | Sequence[dict[str, str]]) -> lis
     return [int(i) for i in ids]
 
 
+def encode_so_far(tokenizer: Any, prompt: str | Sequence[dict[str, str]], completion: str) -> list[int]:
+    """Token ids of a prompt and of what has been said after it: of a text as one, after a chat by itself."""
+    if isinstance(prompt, str):
+        return encode_prompt(tokenizer, prompt + completion)
+    said = tokenizer(completion, add_special_tokens=False)["input_ids"] if completion else []
+    return [*encode_prompt(tokenizer, prompt), *(int(token) for token in said)]
+
+
 def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """Tokens that end a text, for the model or for the tokenizer."""
     found: set[int] = set()

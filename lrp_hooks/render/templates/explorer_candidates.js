@@ -7,10 +7,10 @@ const chosenIds = () => ["target", "contrast"].flatMap(tokensOf).filter((token) 
 
 function readPrompt(position = -1) {
   act(async () => {
-    const prompt = thePrompt(), extra = [...new Set([...(control("extra").value ? [control("extra").value] : []), ...chosenIds()])];
+    const prompt = thePrompt(), same = state.read && !isStale();
+    const extra = [...new Set([...(control("extra").value ? [control("extra").value] : []), ...chosenIds()])];
     const read = await follow(await send("/api/read", aboutModel({ prompt, position, extra, composite: control("composite").value })));
     if (!read) return;
-    const same = state.read && JSON.stringify(state.read.prompt) === JSON.stringify(prompt);
     const end = read.position === read.tokens.length - 1;
     state.read = { ...read, prompt, asked: end ? -1 : read.position };
     if (!same) control("written").hidden = true;

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import chromium, complaints, needs_chromium
+from browser import complaints, needs_chromium
 from explorer_client import Client
 
 from lrp_hooks import AttributionGraph
@@ -22,12 +22,6 @@ from lrp_hooks.explorer.session import Session
 from lrp_hooks.render import output
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 from dense import Dense, allowed, close, intervals, normal
 from lrp_kernels.attention.interval import Interval
-from lrp_kernels.edges import BIN_SHIFT, AttentionCall, streamed
+from lrp_kernels.edges import BIN_SHIFT, AttentionCall, listed
 from lrp_kernels.edges import triton as kernels
 from lrp_kernels.launch import UnsupportedInput, run
 from torch import Tensor
@@ -206,7 +206,7 @@ def test_parts_of_listed_edges(dtype: torch.dtype, case: str) -> None:
         made.head_weight, narrow[0][made.head, range(7)] + narrow[1][made.head, range(7)], per_head[made.head, range(7)]
     )
     assert torch.allclose(per_head[made.head, range(7)].abs(), per_head.abs().amax(0), rtol=1e-2)
-    theirs = streamed.edge_parts(call, target, source)
+    theirs = listed.edge_parts(call, target, source)
     assert torch.equal(made.head[:5], theirs.head[:5])
 
 
